@@ -1,0 +1,1 @@
+"""The HTTP edge: REST over the operations of `gotask.service`."""

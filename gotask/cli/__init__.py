@@ -1,0 +1,1 @@
+"""The three commands: gotask, gotask-server, gotask-worker."""
