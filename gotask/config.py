@@ -1,0 +1,371 @@
+"""Every setting once: its type, bounds, default and help. Flags, GOTASK_* names, gotask.toml keys and docs come from here.
+
+Flags win over the environment, the environment over `gotask.toml` (in the current folder, or named by `--config` or
+GOTASK_CONFIG), that over the defaults. An unknown key is an error, since a setting that is silently ignored is the worst kind.
+`gotask.cli.reference` writes the page `docs/configuration.md` from it.
+"""
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Final, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
+from urllib.parse import quote
+
+import msgspec
+from msgspec import Meta, Struct
+
+from gotask.errors import InvalidInput
+from gotask.log import scrub
+from gotask.model import NAME_PATTERN
+
+PREFIX: Final = "GOTASK_"
+FILE: Final = "gotask.toml"
+DEFAULT: Final = "default"  #: the origin of a value nobody gave
+LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
+NO_LIMIT: Final = 0
+
+Port = Annotated[int, Meta(ge=0, le=65_535)]
+Names = tuple[Annotated[str, Meta(pattern=NAME_PATTERN)], ...]
+
+
+class Settings(Struct, kw_only=True):
+    """What every program takes: where the jobs are, and how to log."""
+
+    SECTION: ClassVar[str] = "client"
+
+    storage: Annotated[
+        str,
+        Meta(description="Where jobs are kept: memory, sqlite, redis, postgres, or a URL such as sqlite:///var/lib/jobs.db."),
+    ] = "sqlite"
+    redis_addr: Annotated[str, Meta(description="Redis address, used when storage is redis.")] = "localhost:6379"
+    postgres_host: Annotated[str, Meta(description="PostgreSQL host, used when storage is postgres.")] = "localhost"
+    postgres_port: Annotated[Port, Meta(description="PostgreSQL port.")] = 5432
+    postgres_db: Annotated[str, Meta(description="PostgreSQL database.")] = "taskqueue"
+    postgres_user: Annotated[str, Meta(description="PostgreSQL user.")] = "postgres"
+    postgres_pass: Annotated[str, Meta(description="PostgreSQL password.", extra={"secret": True})] = ""
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Meta(description="Least level logged.", extra={"short": "-l"})
+    ] = "info"
+    log_format: Annotated[Literal["text", "json"], Meta(description="One line of text, or of JSON, per event.")] = "text"
+
+    #: setting -> where its value came from; what is not in it is a default
+    origins: dict[str, str] = {}
+
+    @property
+    def url(self) -> str:
+        """The storage as one URL, composed from the redis-* and postgres-* settings when only those were given."""
+        if self.storage == "redis":
+            return f"redis://{self.redis_addr}"
+        if self.storage in ("postgres", "postgresql"):
+            user, secret, name = (quote(text, safe="") for text in (self.postgres_user, self.postgres_pass, self.postgres_db))
+            return f"postgres://{user}{secret and ':' + secret}@{self.postgres_host}:{self.postgres_port}/{name}"
+        return self.storage
+
+    def origin(self, name: str) -> str:
+        return self.origins.get(name, DEFAULT)
+
+    def check(self) -> None:
+        """Raise InvalidInput for settings that do not go together."""
+
+    def __repr__(self) -> str:  # settings get logged; their secrets must not
+        shown = (f"{name}={one.shown(getattr(self, name))}" for name, one in settings_of(type(self)).items())
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+class ClientSettings(Settings, kw_only=True):
+    """`gotask job`, `gotask queue` and the other commands that ask a store or a server."""
+
+    storage: Annotated[
+        str,
+        Meta(description="The storage to talk to, as for the server; or the URL of a server, such as http://localhost:8080."),
+    ] = "sqlite"
+    api_key: Annotated[str, Meta(description="API key, sent when storage is an http URL.", extra={"secret": True})] = ""
+
+
+class ServerSettings(Settings, kw_only=True):
+    """`gotask-server`: the REST API, health and metrics."""
+
+    SECTION: ClassVar[str] = "server"
+
+    http_addr: Annotated[str, Meta(description="Address of the REST API; other than loopback it needs API keys.")] = "127.0.0.1"
+    http_port: Annotated[Annotated[int, Meta(ge=1, le=65_535)], Meta(description="Port of the REST API.")] = 8080
+    http_workers: Annotated[int, Meta(ge=1, le=256, description="Processes that answer HTTP.")] = 1
+    metrics_port: Annotated[Port, Meta(description="Port of the server's Prometheus metrics; 0 turns it off.")] = 9090
+    api_keys: Annotated[
+        tuple[str, ...], Meta(description="Keys that clients must send, separated by commas.", extra={"secret": True})
+    ] = ()
+    allow_anonymous: Annotated[
+        bool, Meta(description="Serve an address other than loopback without API keys: anybody who reaches it may do anything.")
+    ] = False
+    shutdown_timeout: Annotated[float, Meta(ge=0, description="Seconds that requests under way may take after SIGTERM.")] = 25.0
+
+    def check(self) -> None:
+        if not (self.http_addr in LOOPBACK or self.api_keys or self.allow_anonymous):
+            raise InvalidInput(
+                f"http-addr is {self.http_addr}, which others can reach: set GOTASK_API_KEYS, or add --allow-anonymous."
+            )
+        if self.metrics_port == self.http_port:
+            raise InvalidInput(f"http-port and metrics-port are both {self.http_port}: change one, or set metrics-port to 0.")
+
+
+class WorkerSettings(Settings, kw_only=True):
+    """`gotask-worker`: one node. `concurrency` and `processes` of 0 mean auto, and are resolved when it is made."""
+
+    SECTION: ClassVar[str] = "worker"
+
+    app: Annotated[
+        str, Meta(description="Where the tasks are, as package.module:app; the example tasks if empty.", extra={"short": "-A"})
+    ] = ""
+    worker_id: Annotated[
+        str,
+        Meta(pattern=r"^[A-Za-z0-9_.:-]{0,128}$", description="A name for this node, unique among nodes; made up if empty."),
+    ] = ""
+    queues: Annotated[
+        Names,
+        Meta(description="Queues served, separated by commas; if empty the tasks' own, and default.", extra={"short": "-Q"}),
+    ] = ()
+    concurrency: Annotated[
+        int,
+        Meta(ge=0, le=100_000, description="Jobs run at once, over all processes.", extra={"short": "-c", "auto": "CPUs"}),
+    ] = 0
+    processes: Annotated[
+        int,
+        Meta(ge=0, le=4096, description="Worker processes; more slots than processes share them.", extra={"auto": "CPUs"}),
+    ] = 0
+    max_jobs: Annotated[int, Meta(ge=0, description="Jobs after which a worker process is replaced; 0 is no limit.")] = NO_LIMIT
+    max_memory: Annotated[
+        int,
+        Meta(ge=0, description="Memory (512M, 2G) above which a worker process is replaced; 0: none.", extra={"unit": "bytes"}),
+    ] = NO_LIMIT
+    preload: Annotated[bool, Meta(description="Import the app before forking: saves memory, and cannot be rolled.")] = False
+    reload: Annotated[bool, Meta(description="Restart workers when a source file changes; for development.")] = False
+    burst: Annotated[bool, Meta(description="Exit when the queues are empty.")] = False
+    health_addr: Annotated[str, Meta(description="Address of the node's health checks and metrics.")] = "127.0.0.1"
+    health_port: Annotated[Port, Meta(description="Port of the node's health checks and metrics; 0 turns them off.")] = 9091
+    lease: Annotated[
+        float, Meta(ge=1, le=86_400, description="Seconds after which an unreachable node's jobs go to another.")
+    ] = 30.0
+    shutdown_timeout: Annotated[float, Meta(ge=0, description="Seconds that running jobs may take after SIGTERM.")] = 25.0
+
+    def __post_init__(self) -> None:
+        self.concurrency = self.concurrency or max(cpu_count(), self.processes)
+        self.processes = self.processes or min(cpu_count(), self.concurrency)
+
+    def check(self) -> None:
+        if self.processes > self.concurrency:
+            raise InvalidInput(
+                f"processes is {self.processes} and concurrency {self.concurrency}: each process needs at least one slot."
+            )
+
+
+KINDS: Final[tuple[type[Settings], ...]] = (ServerSettings, WorkerSettings, ClientSettings)
+#: GOTASK_* variables that are read elsewhere, and what for
+ELSEWHERE: Final[dict[str, str]] = {
+    "GOTASK_CONFIG": "path of the configuration file, like `--config`",
+    "GOTASK_STATE_DIR": "folder of the SQLite files, instead of `$XDG_STATE_HOME/gotask` (`~/.local/state/gotask`)",
+    "GOTASK_SMTP_URL": "mail server of the example task `email`, such as smtp://localhost:25",
+    "GOTASK_SANITIZE": "builds the extension with a sanitizer: `address` or `undefined`",
+    "GOTASK_ANNOTATE": "1 writes Cython's annotated source when building",
+}
+#: what Kubernetes puts into each pod for a Service whose name begins with "gotask"
+KUBERNETES: Final = re.compile(r"^GOTASK_([A-Z0-9_]+_)?(SERVICE_(HOST|PORT(_[A-Z0-9_]+)?)|PORT_\d+_[A-Z]+(_[A-Z]+)?)$")
+UNITS: Final = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+S = TypeVar("S", bound=Settings)
+
+
+class Setting(NamedTuple):
+    """One setting as flags, documents and errors need it."""
+
+    name: str
+    type: Any
+    help: str
+    default: Any
+    extra: Mapping[str, Any]
+
+    @property
+    def flag(self) -> str:
+        return "-" + self.name.replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        return PREFIX + self.name.upper()
+
+    @property
+    def plain(self) -> Any:
+        """The type without its bounds."""
+        return get_args(self.type)[0] if get_origin(self.type) is Annotated else self.type
+
+    @property
+    def secret(self) -> bool:
+        return bool(self.extra.get("secret"))
+
+    def shown(self, value: Any) -> str:
+        """A value for people: lists as they are typed, secrets never."""
+        if self.secret and value:
+            return "(secret)"
+        if self.extra.get("auto") and not value:
+            return "auto"
+        return (
+            ",".join(value)
+            if isinstance(value, tuple)
+            else str(value).lower()
+            if isinstance(value, bool)
+            else scrub(f"{value}")
+        )
+
+    def expected(self) -> str:
+        """What a value must be, as the end of a sentence."""
+        if get_origin(self.plain) is Literal:
+            return "one of: " + ", ".join(get_args(self.plain))
+        if self.plain is bool:
+            return "true or false"
+        if self.plain in (int, float):
+            word = "a size such as 512M" if "unit" in self.extra else "a whole number" if self.plain is int else "seconds"
+            low, high = (
+                next((b for m in bounds(self.type) if (b := getattr(m, side)) is not None), "") for side in ("ge", "le")
+            )
+            span = f"{low} to {high}" if high else f"{low} up"
+            return f"{word} from {span}" + (", or auto" if "auto" in self.extra else "")
+        names = "names of letters, digits and _.:-, at most 128 characters each"
+        return f"{names}, separated by commas" if get_origin(self.plain) is tuple else names
+
+
+def bounds(kind: Any) -> list[Meta]:
+    return [meta for meta in getattr(kind, "__metadata__", ()) if isinstance(meta, Meta)]
+
+
+def settings_of(kind: type[Settings]) -> dict[str, Setting]:
+    """The settings of one program, in order. A field without a description is not a setting."""
+    found: dict[str, Setting] = {}
+    hints = get_type_hints(kind, include_extras=True)
+    for field in msgspec.structs.fields(kind):
+        metas = bounds(hints[field.name])
+        text = next((meta.description for meta in metas if meta.description), None)
+        if text is not None:
+            extra = next((meta.extra for meta in metas if meta.extra), None) or {}
+            found[field.name] = Setting(field.name, hints[field.name], text, field.default, extra)
+    return found
+
+
+def cpu_count() -> int:
+    """CPUs this process may use, by its affinity and its cgroup's quota."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return usable
+    return usable if quota == "max" else max(1, min(usable, -(-int(quota) // int(period))))
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else "."
+
+
+def parse(setting: Setting, value: Any, where: str) -> Any:
+    """A flag's, a variable's or a file's value as the setting's type; `where` names it in the error."""
+    given = value
+    try:
+        if isinstance(value, str):
+            if setting.extra.get("auto") and value.lower() == "auto":
+                value = 0
+            elif "unit" in setting.extra:
+                value = size(value)
+            elif get_origin(setting.plain) is tuple:
+                value = [part.strip() for part in value.split(",") if part.strip()]
+            elif get_origin(setting.plain) is Literal:
+                value = value.lower()
+        return msgspec.convert(value, setting.type, strict=not isinstance(given, str))
+    except (msgspec.ValidationError, ValueError):
+        shown = "not usable" if setting.secret else repr(given)
+        raise InvalidInput(f"{where} is {shown}; it takes {setting.expected()}.") from None
+
+
+def size(text: str) -> int:
+    """Bytes from a number with an optional K, M, G or T (powers of 1024)."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", text, re.IGNORECASE)
+    if found is None:
+        raise ValueError(text)
+    return int(float(found[1]) * UNITS[found[2].upper()])
+
+
+def load(kind: type[S], flags: Mapping[str, str | None] | None = None, environ: Mapping[str, str] | None = None) -> S:
+    """The settings of one program. `flags` are those given, by setting name, as typed; names of other programs are passed over.
+
+    Raises InvalidInput with one sentence that names the setting, where it was given and what it takes.
+    """
+    flags = {name: text for name, text in (flags or {}).items() if text is not None}
+    environ = os.environ if environ is None else environ
+    known = settings_of(kind)
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    sources = (
+        from_file(kind, flags.get("config") or environ.get("GOTASK_CONFIG")),
+        from_environment(environ),
+        {name: (f"flag {known[name].flag}", known[name].flag, text) for name, text in flags.items() if name in known},
+    )
+    for source in sources:
+        for name, (origin, where, value) in source.items():
+            if name in known:
+                values[name], origins[name] = parse(known[name], value, where), origin
+    settings = kind(**values, origins=origins)
+    settings.check()
+    return settings
+
+
+Given = dict[str, tuple[str, str, Any]]  #: setting -> origin, the name to use in an error, the value
+
+
+def from_environment(environ: Mapping[str, str]) -> Given:
+    """The GOTASK_* variables. A secret may also be named by GOTASK_..._FILE, the path of a file that holds it."""
+    every = {s.variable: s for kind in KINDS for s in settings_of(kind).values()}
+    files = {f"{variable}_FILE": s for variable, s in every.items() if s.secret}
+    found: Given = {}
+    for variable, text in environ.items():
+        if setting := every.get(variable):
+            found[setting.name] = (f"environment {variable}", variable, text)
+        elif setting := files.get(variable):
+            try:
+                found[setting.name] = (f"file {text}", variable, Path(text).read_text().strip())
+            except OSError as e:
+                raise InvalidInput(f"{variable} names {text}, which cannot be read: {e.strerror}.") from None
+        elif variable.startswith(PREFIX) and not foreign(variable, text):
+            raise InvalidInput(f"There is no setting {variable}{did_you_mean(variable, [*every, *files, *ELSEWHERE])}")
+    return found
+
+
+def foreign(variable: str, text: str) -> bool:
+    return variable in ELSEWHERE or bool(KUBERNETES.match(variable)) or (variable.endswith("_PORT") and "://" in text)
+
+
+def from_file(kind: type[Settings], path: str | None) -> Given:
+    """gotask.toml: settings at the top hold for every program, those in [server], [worker] and [client] for that one."""
+    name = path or FILE
+    if path is None and not Path(name).exists():
+        return {}
+    try:
+        text = Path(name).read_text()
+    except OSError as e:
+        raise InvalidInput(f"The configuration file {name} cannot be read: {e.strerror}.") from None
+    try:
+        table = tomllib.loads(text)
+    except ValueError as e:
+        raise InvalidInput(f"{name} is not valid TOML: {e}.") from None
+    every = {key for one in KINDS for key in settings_of(one)}
+    sections = {one.SECTION: settings_of(one) for one in KINDS}
+    found: Given = {}
+    for key, value in table.items():
+        if key in sections and isinstance(value, dict):
+            for inner in value:
+                if inner not in sections[key]:
+                    raise InvalidInput(f"{name} has an unknown key {key}.{inner}{did_you_mean(inner, sections[key])}")
+        elif key not in every:
+            raise InvalidInput(f"{name} has an unknown key {key}{did_you_mean(key, [*every, *sections])}")
+        else:
+            found[key] = (name, f"{key} in {name}", value)
+    own = table.get(kind.SECTION, {})
+    return found | {key: (name, f"{kind.SECTION}.{key} in {name}", value) for key, value in own.items()}
