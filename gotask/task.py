@@ -1,0 +1,312 @@
+"""A task: a function, the type of the jobs it runs, and the way between a job's JSON and the function's arguments.
+
+The signature is the schema. Its type hints become a Struct that payloads are decoded into, and the code that unpacks the
+Struct into a call is generated once, so that a job costs one decode and one plain call. What does not fit raises Misfit.
+"""
+
+import inspect
+import re
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from enum import Enum
+from inspect import Parameter
+from types import UnionType
+from typing import Any, Final, Generic, ParamSpec, TypeVar, Union
+
+import msgspec
+import msgspec.inspect
+
+from gotask import payload
+from gotask.context import Context
+from gotask.errors import InvalidInput, NotConfigured, TimeLimit, TooLarge
+from gotask.model import NAME_PATTERN, PRIORITIES, Rules
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Exceptions = tuple[type[BaseException], ...]
+
+_AT: Final = re.compile(r"(?P<what>.*?)(?: - at `(?P<where>[^`]*)`)?", re.DOTALL)
+_MISSING: Final = re.compile(r"Object missing required field `(.*)`")
+_UNKNOWN: Final = re.compile(r"Object contains unknown field `(.*)`")
+
+
+class Misfit(Exception):
+    """The payload does not fit the task's arguments, or its result is not JSON. No retry can mend that."""
+
+
+class Task(Generic[P, R]):
+    """A function that runs the jobs of one type.
+
+    `decode`, `call` and `encode_result` are a node's path, in this order; `bind` is a producer's.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        *,
+        name: str = "",
+        queue: str = "default",
+        priority: int = 1,
+        max_retries: int | None = None,
+        retry_strategy: str | None = None,
+        retry_delay: float | None = None,
+        max_retry_delay: float | None = None,
+        retry_jitter: bool | None = None,
+        timeout: float | None = None,
+        retry_on: Exceptions | None = None,
+        no_retry_on: Exceptions = (),
+    ) -> None:
+        self.function = function
+        self.type = name or getattr(function, "__name__", "")
+        self.queue = queue
+        self.priority = priority
+        self.rules = self._rules(
+            max_retries=max_retries,
+            retry_strategy=retry_strategy,
+            retry_delay=retry_delay,
+            max_retry_delay=max_retry_delay,
+            retry_jitter=retry_jitter,
+            timeout=timeout,
+        )
+        self.retry_on = None if retry_on is None else tuple(retry_on)
+        self.no_retry_on = tuple(no_retry_on)
+        self.is_async = inspect.iscoroutinefunction(function)
+        signature = Signature(self.type, function)
+        self.context_parameter = signature.context_parameter
+        self.arguments = signature.arguments
+        self.returns = signature.returns
+        self._typed_result = _has_typed_keys(self.returns)
+        #: payload -> arguments; Misfit if it does not fit
+        self.decode: Callable[[bytes], Any] = _decoder(signature)
+        #: (arguments, context) -> what the function returns; the context is None unless `context_parameter` is set
+        self.call: Callable[[Any, Context | None], Any] = signature.caller(function)
+        #: the function's arguments -> payload; InvalidInput if they do not fit
+        self.bind: Callable[..., bytes] = _binder(signature, self.decode)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.type}: {where(self.function)}>"
+
+    def encode_result(self, value: object) -> bytes:
+        """The function's value as JSON; Misfit if it cannot be."""
+        if value is None:
+            return payload.NULL
+        try:
+            return payload.encode(value, typed_keys=self._typed_result)
+        except (InvalidInput, TooLarge) as error:
+            raise Misfit(f"Task {self.type!r} returned what cannot be stored: {error}") from error
+
+    def may_retry(self, error: BaseException) -> bool:
+        """Whether a run that ended with `error` may be tried again: by default after anything but a Misfit."""
+        if isinstance(error, (Misfit, *self.no_retry_on)):
+            return False
+        # a run that was killed at its limit is retried too, so one that stopped in time must not fare worse
+        return self.retry_on is None or isinstance(error, (*self.retry_on, TimeLimit))
+
+    def _rules(self, **given: Any) -> Rules:
+        if not re.match(NAME_PATTERN, self.type):
+            raise InvalidInput(f"A task needs a name of letters, digits and _ . : -, not {self.type!r}; give one with name=.")
+        if not re.match(NAME_PATTERN, self.queue):
+            raise InvalidInput(f"Task {self.type!r}: a queue is named with letters, digits and _ . : -, not {self.queue!r}.")
+        if self.priority not in range(PRIORITIES):
+            raise InvalidInput(f"Task {self.type!r}: priority is 0 to {PRIORITIES - 1}, not {self.priority!r}.")
+        try:
+            return msgspec.convert(given, Rules)
+        except msgspec.ValidationError as error:
+            raise InvalidInput(f"Task {self.type!r}: {sentence(error, 'option')}.") from None
+
+
+class Tasks(dict[str, Task[..., Any]]):
+    """The tasks of an app by type. Two of one type are an error: which one runs would depend on import order."""
+
+    def add(self, task: Task[..., Any]) -> None:
+        known = self.get(task.type)
+        if known is not None and where(known.function) != where(task.function):
+            raise NotConfigured(
+                f"Two tasks are called {task.type!r}: {where(known.function)} and {where(task.function)}; give one a name=."
+            )
+        self[task.type] = task
+
+    @property
+    def queues(self) -> list[str]:
+        """The queues a node of these tasks serves unless told otherwise."""
+        return sorted({"default", *(task.queue for task in self.values())})
+
+
+class Signature:
+    """A function's parameters, as a Struct and as generated code."""
+
+    def __init__(self, name: str, function: Callable[..., Any]) -> None:
+        self.name = name
+        self.parameters: list[Parameter] = []  # those that come from the payload, by name
+        self.order: list[Parameter] = []  # all, as the function has them
+        self.context_parameter: str | None = None
+        self.extra: Parameter | None = None  # **kwargs
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise NotConfigured(f"Task {name!r} is a generator, which would never run; return a list instead of yielding.")
+        try:
+            hints = typing.get_type_hints(function, include_extras=True)
+        except Exception as error:
+            raise NotConfigured(
+                f"Task {name!r}: an annotation of {where(function)} cannot be read ({error}); "
+                "what it names must be defined at run time, before the task."
+            ) from None
+        self.returns: Any = hints.get("return", Any)
+        for parameter in inspect.signature(function).parameters.values():
+            self._take(parameter.replace(annotation=hints.get(parameter.name, Any)))
+        self.arguments = self._struct()
+
+    def _take(self, parameter: Parameter) -> None:
+        if parameter.kind is Parameter.POSITIONAL_ONLY or parameter.kind is Parameter.VAR_POSITIONAL:
+            what = f"*{parameter.name}" if parameter.kind is Parameter.VAR_POSITIONAL else f"{parameter.name} (positional only)"
+            raise NotConfigured(f"Task {self.name!r} has the parameter {what}, but payloads have names; use a named parameter.")
+        if _is_context(parameter.annotation):
+            if self.context_parameter is not None:
+                raise NotConfigured(f"Task {self.name!r} has two parameters annotated Context; keep one.")
+            self.context_parameter = parameter.name
+        elif parameter.kind is Parameter.VAR_KEYWORD:
+            self.extra = parameter
+        else:
+            self.parameters.append(parameter)
+        self.order.append(parameter)
+
+    def _struct(self) -> type[msgspec.Struct]:
+        fields = [
+            (p.name, p.annotation) if p.default is Parameter.empty else (p.name, p.annotation, _default(p.default))
+            for p in self.parameters
+        ]
+        try:
+            made = msgspec.defstruct("Arguments", fields, kw_only=True, forbid_unknown_fields=True, module=__name__)
+            for kind in _kinds(msgspec.inspect.type_info(made)):
+                if isinstance(kind, msgspec.inspect.CustomType):
+                    raise TypeError(f"{kind.cls.__qualname__} has no form in JSON; use a dataclass or a msgspec.Struct")
+            msgspec.json.Decoder(made)  # refuses some unions
+        except (TypeError, ValueError, NameError) as error:
+            raise NotConfigured(f"Task {self.name!r} has a parameter that JSON cannot become: {error}.") from None
+        return made
+
+    def caller(self, function: Callable[..., Any]) -> Callable[[Any, Context | None], Any]:
+        """`lambda args, ctx: function(args.a, ctx, k=args.k)`: a call without a dict or a loop on the way."""
+        struct = "args" if self.extra is None else "args[0]"
+        parts = []
+        for p in self.order:
+            value = "ctx" if p.name == self.context_parameter else f"{struct}.{p.name}"
+            if p is self.extra:
+                parts.append("**args[1]")
+            else:
+                parts.append(value if p.kind is Parameter.POSITIONAL_OR_KEYWORD else f"{p.name}={value}")
+        made: Callable[[Any, Context | None], Any]
+        made = eval(f"lambda args, ctx: function({', '.join(parts)})", {"function": function})
+        return made
+
+    def filler(self) -> Callable[..., dict[str, Any]]:
+        """A function of the same parameters, without the context, that answers with a dict of those that were given."""
+        unset = "_" + "".join(p.name for p in self.order)  # a name that is no parameter's
+        given, heads, star = unset + "_", [], False
+        lines = [f"{given} = {'dict(' + self.extra.name + ')' if self.extra else '{}'}"]
+        for p in self.parameters:
+            if p.kind is Parameter.KEYWORD_ONLY and not star:
+                heads.append("*")
+                star = True
+            optional = p.default is not Parameter.empty
+            heads.append(f"{p.name}={unset}" if optional else p.name)
+            lines.append(f"if {p.name} is not {unset}: {given}[{p.name!r}] = {p.name}")
+        if self.extra:
+            heads.append(f"**{self.extra.name}")
+        space: dict[str, Any] = {unset: object()}
+        exec(f"def fill({', '.join(heads)}):\n " + "\n ".join([*lines, f"return {given}"]), space)
+        fill: Callable[..., dict[str, Any]] = space["fill"]
+        fill.__qualname__ = self.name  # Python's own complaints about arguments begin with it
+        return fill
+
+
+def _decoder(signature: Signature) -> Callable[[bytes], Any]:
+    name, extra = signature.name, signature.extra
+    read: Callable[[bytes], Any]
+    if extra is None:
+        read = msgspec.json.Decoder(signature.arguments).decode
+    else:
+        fields, other = signature.arguments.__struct_fields__, dict[str, extra.annotation]  # type: ignore[name-defined]
+        whole = msgspec.json.Decoder(dict[str, Any]).decode
+
+        def split(raw: bytes) -> Any:
+            given = whole(raw)
+            known = {field: given.pop(field) for field in fields if field in given}
+            return msgspec.convert(known, signature.arguments, str_keys=True), msgspec.convert(given, other, str_keys=True)
+
+        read = split
+
+    def decode(raw: bytes) -> Any:
+        try:
+            return read(raw)
+        except (ValueError, RecursionError) as error:  # msgspec's own and UnicodeDecodeError are ValueErrors
+            raise Misfit(f"Task {name!r} cannot take this payload: {sentence(error)}.") from None
+
+    return decode
+
+
+def _binder(signature: Signature, decode: Callable[[bytes], Any]) -> Callable[..., bytes]:
+    name, fill = signature.name, signature.filler()
+    typed = any(_has_typed_keys(p.annotation) for p in signature.order if p.name != signature.context_parameter)
+
+    def bind(*args: Any, **kwargs: Any) -> bytes:
+        try:
+            raw = payload.encode(fill(*args, **kwargs), typed_keys=typed)
+            decode(raw)  # what the worker will do: nothing is enqueued that cannot be run
+        except (TypeError, Misfit, InvalidInput) as error:
+            text = str(error) if isinstance(error, Misfit) else f"Task {name!r} cannot take these arguments: {error}"
+            raise InvalidInput(text if text.endswith(".") else text + ".") from None
+        return raw
+
+    return bind
+
+
+def _is_context(hint: Any) -> bool:
+    return hint is Context or (typing.get_origin(hint) in (Union, UnionType) and Context in typing.get_args(hint))
+
+
+def _default(value: Any) -> Any:
+    """A default as msgspec takes it. It refuses mutable ones, where Python hands the same object to every call."""
+    if value is None or isinstance(value, (bool, int, float, str, bytes, Enum)):
+        return value
+    return msgspec.field(default_factory=lambda: value)
+
+
+def _kinds(kind: Any) -> Iterator[msgspec.inspect.Type]:
+    """A parameter's type and what it is made of, short of the inside of other Structs and dataclasses."""
+    yield kind
+    for name in kind.__struct_fields__:
+        inner = getattr(kind, name)
+        for part in inner if isinstance(inner, tuple) else (inner,):
+            if isinstance(part, msgspec.inspect.Field):
+                part = part.type
+            if isinstance(part, msgspec.inspect.Type) and not isinstance(part, msgspec.inspect.StructType):
+                yield from _kinds(part)
+
+
+def _has_typed_keys(hint: Any) -> bool:
+    """Whether a reader with this hint turns the string keys of JSON back into what they were."""
+    origin, inside = typing.get_origin(hint), typing.get_args(hint)
+    if isinstance(origin, type) and issubclass(origin, Mapping) and inside[0] not in (str, Any):
+        return True
+    return hasattr(hint, "__annotations__") or any(_has_typed_keys(part) for part in inside)
+
+
+def where(function: Callable[..., Any]) -> str:
+    return f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', repr(function))}"
+
+
+def sentence(error: Exception, field: str = "field") -> str:
+    """msgspec's complaint as half a sentence that names the field."""
+    match = _AT.fullmatch(str(error))
+    assert match is not None  # the pattern takes any text
+    what, place = match["what"], (match["where"] or "").removeprefix("$").removeprefix(".")
+    if found := _MISSING.fullmatch(what):
+        return f"{field} {_join(place, found[1])!r} is missing"
+    if found := _UNKNOWN.fullmatch(what):
+        return f"{field} {_join(place, found[1])!r} is not known"
+    what = what[:1].lower() + what[1:].replace("`", "")
+    return f"{field} {place!r}: {what}" if place else what
+
+
+def _join(place: str, name: str) -> str:
+    return f"{place}.{name}" if place else name
