@@ -22,7 +22,10 @@ INNOCENT: Final[int]  # a neighbour of an overdue one, or of a worker stopped on
 TORN: Final[int]  # the pieces of a large report did not all arrive (their reader died between); the frame did end
 
 class Frame(NamedTuple):
-    """One frame to put. Times are seconds; `limit` 0 means none; `expires` is CLOCK_BOOTTIME, nobody claims past it."""
+    """One frame to put; a plain tuple will do. Times are seconds; `limit` 0 means none.
+
+    `expires` is CLOCK_BOOTTIME, nobody claims past it; `math.inf` means never.
+    """
 
     body: bytes
     ring: int
@@ -83,7 +86,10 @@ class Segment:
 
     # the dispatcher: the only one to call these, from one thread
     def put_many(self, frames: Sequence[tuple[bytes, int, float, float, float]]) -> list[int]:
-        """Tickets, in order, of the frames that found room; shorter than `frames` when slots, rings or blocks ran out."""
+        """Tickets, in order, of the frames that found room; shorter than `frames` when slots, rings or blocks ran out.
+
+        ValueError, and nothing put, when one of them could never be: no such ring, or larger than the segment can hold.
+        """
     def recall(self, older_than: float) -> list[int]:
         """Take back what nobody has claimed for `older_than` seconds: those tickets are over, their slots free."""
     def drain(self, limit: int) -> list[Report]:
@@ -95,13 +101,22 @@ class Segment:
     def losses(self) -> list[Loss]:
         """Frames whose worker died. They stay listed until freed."""
     def adopt(self) -> list[Stay]:
-        """Take over from a dead dispatcher: hint READY slots that no ring names, rebuild free lists, list all frames."""
+        """Take over from a dead dispatcher: hint READY slots that no ring names, rebuild free lists, list all frames.
+
+        A successor calls it before anything else; the first dispatcher may.
+        """
     def cancel(self, ticket: int, grace: float) -> bool:
-        """Ask the worker that holds it to stop the frame; True if someone holds it. READY ones are recalled instead."""
+        """Ask the worker that holds it to stop the frame; True if someone holds it, so that its end will be heard of.
+
+        False: it was still READY and is recalled now, or its ticket was over before.
+        """
     def room(self) -> int:
         """Free slots."""
     def wait_reports(self, seen: int, timeout: float) -> int:
-        """Sleep until the reports count differs from `seen` (or the timeout); the count now. GIL released."""
+        """Sleep until the reports count differs from `seen`, something is undrained, or the timeout; the count now.
+
+        GIL released; returns early on a signal. The count stands still while nobody sleeps.
+        """
     def reports_seen(self) -> int: ...
     def ring_reports(self) -> None:
         """Wake `wait_reports` from any process or thread."""
@@ -111,10 +126,16 @@ class Segment:
         """Take the most urgent frame, sleeping up to `timeout` seconds for one.
 
         `idle` says that this worker holds nothing else, so that it may take from ALONE. None on a time-out, on a
-        signal, when the worker must take no more (`stopping`) and while it holds a frame from ALONE.
+        signal, when the worker must take no more (`stopping`: at once) and while it holds a frame from ALONE (after the
+        time-out). ValueError when `owner` is not the present life of its worker. A frame that was scribbled on while it
+        waited has an empty body.
         """
     def report(self, owner: int, ticket: int, kind: int, body: bytes, final: bool) -> bool:
-        """Publish; sleeps (GIL released) while the worker's report ring is full. False when the ticket is no longer its own."""
+        """Publish; sleeps (GIL released) while the worker's report ring is full.
+
+        False when the ticket is no longer its own. `kind` is 0 to 127. What is too long for the ring goes in pieces; an
+        exception from a signal handler may leave some of them behind, and the next report on the ticket replaces them.
+        """
     def cancelled(self, ticket: int) -> bool: ...
     def overdue(self, owner: int) -> list[int]:
         """Tickets held by this owner whose limit has passed or whose cancellation was asked."""
@@ -123,13 +144,22 @@ class Segment:
         """Sleep until somebody asks something of this worker (cancel, stop); the count now. GIL released."""
     def attention_seen(self, owner: int) -> int: ...
 
+    def keep_from_children(self) -> None:
+        """MADV_DONTFORK, for a worker after its own fork: what a task forks can neither write here nor use this object."""
+
     # the arbiter
     def enlist(self, index: int) -> int:
-        """A new owner for worker `index`; call it before the fork, when the last life of that index was recovered."""
+        """A new owner for worker `index`; call it before the fork, when the last life of that index was recovered.
+
+        RuntimeError when it was not.
+        """
     def stop(self, owner: int) -> None:
         """This worker takes no more frames; what it runs may end."""
     def stuck(self, slack: float) -> list[int]:
-        """Owners that hold a frame past its limit (or cancellation) and grace by more than `slack` seconds."""
+        """Owners that hold a frame past its limit (or cancellation) and grace by more than `slack` seconds.
+
+        Also those whose report ring held nonsense: what else they said is lost, so that only their death frees the rest.
+        """
     def held(self, owner: int) -> int:
         """How many frames it holds that have not ended."""
     def recover(self, owner: int, killed: bool, code: int) -> int:
@@ -140,11 +170,23 @@ class Segment:
 
     # everybody
     def counters(self, index: int) -> memoryview:
-        """u64 cells of worker `index`: claimed, done, busy nanoseconds, then 64 log2-ish buckets of run time. Written in C."""
-    def check(self) -> dict[str, int]:
-        """How many slots are free, ready, taken and lost, for tests and `gotask doctor`; they add up to `slots`."""
-    def close(self) -> None: ...
+        """u64 cells of worker `index`: claimed, done, busy nanoseconds, then 64 buckets of run time. Written in C, read-only.
 
-def checksum(body: bytes) -> int: ...
+        Bucket 0 holds what took less than 1024 ns; bucket i from 2**(9 + (i + 1) / 2) ns on for odd i, from
+        1.5 * 2**(9 + i / 2) ns on for even i; the last one all above.
+        """
+    def check(self) -> dict[str, int]:
+        """How many slots are free, ready, taken and lost, for tests and `gotask doctor`; they add up to `slots`.
+
+        "taken" counts those whose owner died after its final report, too.
+        """
+    def close(self) -> None:
+        """Unmap here and now; other processes keep theirs. BufferError while a view of counters is open.
+
+        An object that merely goes away in a forked child unmaps nothing.
+        """
+
+def checksum(body: bytes) -> int:
+    """64 bits that differ when bytes were scribbled on; no defence against a forger."""
 def die_with_parent(parent: int) -> None:
     """PR_SET_PDEATHSIG to SIGKILL; raises ProcessLookupError when `parent` is already gone."""
