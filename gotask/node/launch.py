@@ -1,0 +1,71 @@
+"""Puts a node together: the segment, the arbiter, and what its dispatcher does."""
+
+import logging
+import os
+import signal
+import socket
+from typing import Final
+
+from gotask import backends
+from gotask._core.ring import Segment
+from gotask.clock import from_epoch, now
+from gotask.config import WorkerSettings
+from gotask.errors import NotConfigured
+from gotask.model import Worker
+from gotask.node.arbiter import Arbiter
+from gotask.node.catalog import Catalog
+from gotask.node.dispatcher import Dispatcher
+from gotask.node.registry import LifeLine, Registry, boot_id, new_owner
+from gotask.node.tasktable import TaskTable
+from gotask.node.worker import take_signals
+
+SLOTS_LEAST: Final = 4096  #: slots for frames of short jobs, which are leased by the thousand
+SLOTS_PER_JOB: Final = 2  #: slots for each job that may run at once: one running, one reported and not yet settled
+GENERATIONS: Final = 2  #: workers of an old and of a new generation live side by side while a node rolls
+log = logging.getLogger("gotask.node")
+
+
+def run(settings: WorkerSettings) -> int:
+    """Be a node until told to stop; the exit code. Raises GotaskError for what no restart can mend."""
+    owner = new_owner(settings.worker_id)
+    life = LifeLine(backends.state_folder() / "nodes", owner)
+    try:
+        segment = Segment(
+            slots=max(SLOTS_LEAST, SLOTS_PER_JOB * settings.concurrency), workers=GENERATIONS * settings.processes
+        )
+    except MemoryError as error:
+        raise NotConfigured(str(error)) from error
+    table = TaskTable()
+    node = Worker(
+        name=owner,
+        host=socket.gethostname(),
+        boot_id=boot_id(),
+        pid=os.getpid(),
+        slots=settings.concurrency,
+        processes=settings.processes,
+        started_at=from_epoch(now()),
+        lock=str(life.path),
+    )
+    try:
+        return Arbiter(settings, segment, table, lambda: dispatch(settings, segment, table, node)).run()
+    finally:
+        life.close()
+
+
+def dispatch(settings: WorkerSettings, segment: Segment, table: TaskTable, node: Worker) -> None:
+    """What the dispatcher's process does, from its fork to its end."""
+    from gotask.node.probe import Probe  # it needs numpy, which starts threads: the arbiter, who forks, must not have it
+
+    backend = backends.open(settings.url)
+    catalog = Catalog(backend, table, settings.queues)
+    registry = Registry(backend, node)
+    dispatcher = Dispatcher(backend, segment, catalog, registry, node.name, node.slots, settings.lease)
+    take_signals({signal.SIGTERM: dispatcher.drain})
+    log.info("Node %s: %d slots in %d processes. %s", node.name, node.slots, node.processes, backend.promise)
+    probe = Probe(dispatcher, segment, catalog, settings.lease)
+    if settings.health_port:
+        probe.serve(settings.health_addr, settings.health_port)
+    dispatcher.run(settings.burst)
+    probe.close()
+    backend.close()
+

@@ -1,0 +1,131 @@
+"""The node's HTTP port: is it alive, is it ready, and what it measured. Runs in a thread of the dispatcher's process."""
+
+import logging
+from collections.abc import Iterable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Final
+
+import numpy as np
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from gotask._core.ring import Segment
+from gotask.clock import monotonic
+from gotask.node.catalog import Catalog
+from gotask.node.dispatcher import Dispatcher
+from gotask.states import Event
+
+BUCKETS_AT: Final = 3  #: cell of a worker's counters at which its histogram begins
+#: event -> the counter it is shown in
+COUNTERS: Final = {
+    Event.ACK: "taskqueue_jobs_completed",
+    Event.BURY: "taskqueue_jobs_failed",
+    Event.RETRY: "taskqueue_jobs_retried",
+    Event.RELEASE: "taskqueue_jobs_released",
+    Event.CANCEL: "taskqueue_jobs_cancelled",
+}
+log = logging.getLogger("gotask.node")
+
+
+class Probe:
+    def __init__(self, dispatcher: Dispatcher, segment: Segment, catalog: Catalog, lease_s: float) -> None:
+        self._dispatcher = dispatcher
+        self._segment = segment
+        self._catalog = catalog
+        self._lease_s = lease_s
+        self._registry = CollectorRegistry()
+        self._registry.register(self)  # type: ignore[arg-type]  # anything with collect() is a collector
+        self._server: ThreadingHTTPServer | None = None
+
+    def serve(self, address: str, port: int) -> None:
+        """Listen; a node whose port is taken (a second one on this machine, say) works without."""
+        try:
+            server = ThreadingHTTPServer((address, port), handler(self))
+        except OSError as error:
+            log.warning("No health port: %s:%d cannot be had (%s); give --health-port another.", address, port, error.strerror)
+            return
+        self._server = server
+        Thread(target=server.serve_forever, name="probe", daemon=True).start()
+
+    def close(self) -> None:
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+
+    def alive(self) -> str | None:
+        """None if well; the loop turns at least each second, unless it waits for the store, and that is not its fault."""
+        return None
+
+    def ready(self) -> str | None:
+        """None if this node takes work; else the reason, as a sentence."""
+        if self._dispatcher.draining:
+            return "The node is stopping."
+        if self._catalog.tasks is None:
+            return "No worker has loaded its tasks yet."
+        silent = monotonic() - self._dispatcher.answered_at
+        if silent > self._lease_s / 3:
+            return f"The store has not answered for {silent:.0f} seconds."
+        return None
+
+    def page(self, path: str) -> tuple[int, str, bytes]:
+        """Status, content type and body for one GET."""
+        if path == "/metrics":
+            return 200, CONTENT_TYPE_LATEST, generate_latest(self._registry)
+        checks = {"/livez": self.alive, "/health": self.alive, "/readyz": self.ready, "/ready": self.ready}
+        if path not in checks:
+            return 404, "text/plain; charset=utf-8", b"There are /livez, /readyz and /metrics.\n"
+        trouble = checks[path]()
+        return (503 if trouble else 200), "text/plain; charset=utf-8", f"{trouble or 'ok'}\n".encode()
+
+    def collect(self) -> Iterable[Metric]:
+        yield from self._ends()
+        cells = np.array([np.frombuffer(self._segment.counters(index), dtype=np.uint64) for index in self._indexes()])
+        per_worker = CounterMetricFamily("taskqueue_worker_jobs", "Jobs that ended in a worker process.", labels=["worker"])
+        for index, row in enumerate(cells):
+            per_worker.add_metric([str(index)], float(row[1]))
+        yield per_worker
+        yield self._durations(cells.sum(axis=0))
+        slots = GaugeMetricFamily("taskqueue_worker_slots", "Places for running jobs.", labels=["state"])
+        busy = self._segment.check()["taken"]
+        slots.add_metric(["busy"], busy)
+        slots.add_metric(["total"], self._dispatcher.slots)
+        yield slots
+
+    def _indexes(self) -> Iterator[int]:
+        return iter(range(self._segment.workers))
+
+    def _ends(self) -> Iterable[Metric]:
+        families = {
+            event: CounterMetricFamily(name, f"Jobs whose run ended with {event}.", labels=["queue", "type"])
+            for event, name in COUNTERS.items()
+        }
+        for (queue, kind, event), count in list(self._dispatcher.ledger.ends.items()):
+            if event in families:
+                families[event].add_metric([queue, kind], count)
+        return families.values()
+
+    def _durations(self, cells: "np.ndarray[tuple[int], np.dtype[np.uint64]]") -> Metric:
+        """The run times that workers counted in C, as cumulative buckets in seconds."""
+        family = HistogramMetricFamily("taskqueue_job_duration_seconds", "How long runs took.")
+        edges = [str(edge) for edge in self._segment.bucket_edges()]
+        counts = np.cumsum(cells[BUCKETS_AT:]).tolist()
+        family.add_metric([], [*zip(edges, counts, strict=True), ("+Inf", counts[-1])], float(cells[2]) / 1e9)
+        return family
+
+
+def handler(probe: Probe) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:  # noqa: N802  # the name that http.server looks for
+            status, kind, body = probe.page(self.path)
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # its name in http.server
+            log.debug(format, *args)
+
+    return Handler

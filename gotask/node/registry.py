@@ -1,0 +1,98 @@
+"""Nodes in the store's Worker records, and the proof that one is gone.
+
+All processes of a node inherit one locked file. While any of them lives, the lock cannot be had; so a node that starts on
+the same machine knows for certain which of its predecessors left jobs behind, and gives those back at once instead of
+waiting for their leases to lapse.
+"""
+
+import fcntl
+import logging
+import os
+import socket
+from pathlib import Path
+from typing import Final
+
+from gotask.backends import Backend
+from gotask.clock import from_epoch, now
+from gotask.model import Filter, Settlement, Worker
+from gotask.states import Event, State
+
+PAGE: Final = 500  #: jobs given back in one call
+log = logging.getLogger("gotask.node")
+
+
+def boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def new_owner(worker_id: str | None) -> str:
+    """A name for one life of one node. The random part keeps two lives of one name apart, or two hosts of one name."""
+    return f"{worker_id or socket.gethostname()}-{os.urandom(4).hex()}"
+
+
+class LifeLine:
+    """The locked file of one node; made before the first fork, held by all its processes."""
+
+    def __init__(self, folder: Path, owner: str) -> None:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.path = folder / f"{owner}.lock"
+        self._fd = os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def close(self) -> None:
+        """The node has ended well: nobody needs a proof."""
+        self.path.unlink(missing_ok=True)
+        os.close(self._fd)
+
+
+class Registry:
+    def __init__(self, backend: Backend, worker: Worker) -> None:
+        self._backend = backend
+        self._worker = worker
+
+    def announce(self, queues: list[str], types: list[str]) -> None:
+        """Say that this node is there, and what it takes."""
+        self._worker.queues, self._worker.types = queues, types
+        self._worker.seen_at = from_epoch(now())
+        self._backend.put(self._worker)
+
+    def leave(self) -> None:
+        self._backend.drop(Worker, self._worker.name)
+
+    def give_back_orphans(self) -> int:
+        """Release the running jobs of nodes of this machine whose processes are all dead; how many there were."""
+        count = 0
+        for worker in self._backend.all(Worker):
+            if worker.name != self._worker.name and self._is_gone(worker):
+                count += self._release_all(worker.name)
+                self._backend.drop(Worker, worker.name)
+                Path(worker.lock).unlink(missing_ok=True)
+        return count
+
+    def _is_gone(self, worker: Worker) -> bool:
+        """True only on proof. A file that is not here may belong to another container, whose lease must lapse."""
+        if worker.boot_id != self._worker.boot_id or not worker.lock:
+            return False
+        try:
+            fd = os.open(worker.lock, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        finally:
+            os.close(fd)
+        return True
+
+    def _release_all(self, owner: str) -> int:
+        count = 0
+        while jobs := self._backend.find(Filter(status=State.RUNNING, worker_id=owner, limit=PAGE)).jobs:
+            reason = f"its node {owner} is gone"
+            held = self._backend.settle_many([Settlement(job.id, job.lease, Event.RELEASE, reason=reason) for job in jobs])
+            count += sum(held)
+            if not any(held):
+                break
+        if count:
+            log.info("Gave back %d jobs of %s, whose processes are gone.", count, owner)
+        return count

@@ -1,0 +1,131 @@
+"""The life of one run: decode the frame, find the task, decode the arguments, call, encode the result, report.
+
+Every ending is an Outcome; the dispatcher decides what becomes of the job. Nothing in here talks to a store.
+"""
+
+import asyncio
+import traceback
+from typing import Any, Final
+
+import msgspec
+
+from gotask._core.ring import Segment
+from gotask.clock import monotonic
+from gotask.context import Context
+from gotask.errors import Cancel, Cancelled, Retry, Snooze, TimeLimit
+from gotask.model import ERROR_MAX
+from gotask.node import frame
+from gotask.node.frame import Frame, Progress
+from gotask.policy import Outcome
+from gotask.task import Misfit, Task, Tasks
+
+NOTE_MAX: Final = 500  #: characters of a progress note that are kept
+Interrupt = type[TimeLimit] | type[Cancelled]
+_encode_progress: Final = msgspec.msgpack.Encoder().encode
+
+
+class RunLine:
+    """The way from a task's Context to its node."""
+
+    def __init__(self, runner: "Runner", ticket: int) -> None:
+        self._runner = runner
+        self._ticket = ticket
+
+    def report_progress(self, percent: float, note: str) -> None:
+        self._runner.report(self._ticket, frame.PROGRESS, _encode_progress(Progress(percent, note[:NOTE_MAX])), False)
+
+    def cancelled(self) -> bool:
+        return self._runner.segment.cancelled(self._ticket)
+
+    def cut_off(self) -> bool:
+        return self._runner.segment.cut_off
+
+
+class Runner:
+    """Runs jobs for one worker, in whatever thread or coroutine its caller chose."""
+
+    def __init__(self, segment: Segment, owner: int, tasks: Tasks) -> None:
+        self.segment = segment
+        self.owner = owner
+        self.tasks = tasks
+
+    def open(self, ticket: int, body: bytes) -> tuple[Frame, Task[..., Any]] | None:
+        """The job of a frame and its task; None if there is no such task here, which is reported."""
+        job = frame.decode(body)
+        task = self.tasks.get(job.type)
+        if task is None:
+            self.end(ticket, Outcome("unknown", f"no worker here has a task called {job.type!r}"))
+            return None
+        return job, task
+
+    def context(self, ticket: int, job: Frame, task: Task[..., Any]) -> Context | None:
+        """What the task may know of its job; None unless it asks, because most do not."""
+        if task.context_parameter is None:
+            return None
+        return Context(
+            id=job.id,
+            type=job.type,
+            queue=job.queue,
+            attempt=job.retry_count + job.crashes + 1,
+            retry_count=job.retry_count,
+            lease=job.lease,
+            metadata=job.metadata,
+            ends_at=monotonic() + job.timeout if job.timeout else None,
+            line=RunLine(self, ticket),
+        )
+
+    def done(self, ticket: int, task: Task[..., Any], value: object) -> None:
+        """The task returned."""
+        try:
+            result = task.encode_result(value)
+        except Misfit as error:
+            self.end(ticket, Outcome("misfit", str(error)))
+        else:
+            self.report(ticket, frame.DONE, result, True)
+
+    def failed(self, ticket: int, job: Frame, task: Task[..., Any], error: BaseException) -> None:
+        """The task raised, or was made to."""
+        self.end(ticket, judge(job, task, error))
+
+    def end(self, ticket: int, outcome: Outcome) -> None:
+        self.report(ticket, frame.ENDED, frame.write_outcome(outcome), True)
+
+    def report(self, ticket: int, kind: int, body: bytes, final: bool) -> None:
+        self.segment.report(self.owner, ticket, kind, body, final)
+
+
+def judge(job: Frame, task: Task[..., Any], error: BaseException) -> Outcome:
+    """What an exception says about the job. Those that would end a program, such as SystemExit, end only the job."""
+    match error:
+        case Misfit():
+            return Outcome("misfit", str(error))
+        case Retry():
+            return Outcome("retry", text(error), error.seconds)
+        case Snooze():
+            return Outcome("snooze", str(error), error.seconds)
+        case Cancel():
+            return Outcome("cancelled", str(error))
+        case Cancelled():
+            return Outcome("cancelled", "stopped on request")
+        case TimeLimit():
+            return Outcome("timeout", f"TimeLimit: it ran longer than its {job.timeout:g} seconds\n{text(error)}")
+    return Outcome("failed", text(error), retryable=task.may_retry(error) or not isinstance(error, Exception))
+
+
+def text(error: BaseException) -> str:
+    """The traceback as text, its end kept if it is long, without the frames of ours that it begins with."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith(("gotask.node", "gotask.task")):
+        trace = trace.tb_next
+    try:
+        lines = traceback.format_exception(type(error), error, trace, limit=-50)
+    except Exception:  # a broken __str__ of the user's must not cost the report
+        lines = [type(error).__name__]
+    return "".join(lines)[-ERROR_MAX:].rstrip()
+
+
+def interruption(error: BaseException, interrupt: Interrupt | None) -> BaseException:
+    """A coroutine is interrupted by cancellation: put the real cause in its place."""
+    if interrupt is not None and isinstance(error, asyncio.CancelledError):
+        return interrupt().with_traceback(error.__traceback__)
+    return error
