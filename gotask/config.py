@@ -231,7 +231,7 @@ class Setting(NamedTuple):
             span = f"{low} to {high}" if high else f"{low} up"
             return f"{word} from {span}" + (", or auto" if "auto" in self.extra else "")
         names = "names of letters, digits and _.:-, at most 128 characters each"
-        return f"{names}, separated by commas" if get_origin(self.plain) is tuple else names
+        return f"{names}, separated by commas" if self.plain == Names else names if self.name == "worker_id" else "a text"
 
 
 def bounds(kind: Any) -> list[Meta]:
@@ -276,7 +276,7 @@ def parse(setting: Setting, value: Any, where: str) -> Any:
             elif "unit" in setting.extra:
                 value = size(value)
             elif get_origin(setting.plain) is tuple:
-                value = [part.strip() for part in value.split(",") if part.strip()]
+                value = [part.strip() for part in re.split(r"[,\n]", value) if part.strip()]
             elif get_origin(setting.plain) is Literal:
                 value = value.lower()
         return msgspec.convert(value, setting.type, strict=not isinstance(given, str))

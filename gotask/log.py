@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, Literal, TextIO
 
 #: C0 and C1 controls, and what reorders or hides text on a screen: bidirectional marks, separators, zero width
-CONTROL: Final = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
+CONTROL: Final = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
 LOGIN: Final = re.compile(r"(?P<scheme>\b[a-z][a-z0-9+.-]*://)(?P<user>[^\s:/@]*):[^\s/]*@", re.IGNORECASE)
 QUERY: Final = re.compile(r"(?P<name>[?&;](?:password|passwd|token|secret|api_?key)=)[^&;\s\"']*", re.IGNORECASE)
 BEARER: Final = re.compile(r"(?P<name>\bBearer\s+)[^\s\"',]+", re.IGNORECASE)

@@ -1,1 +1,1 @@
-"""The three commands: gotask, gotask-server, gotask-worker."""
+"""The commands: gotask, gotask-server and gotask-worker."""

@@ -1,0 +1,167 @@
+"""`gotask doctor`, `gotask migrate` and `gotask health`: is this machine, and is that store, fit to work?"""
+
+import argparse
+import http.client
+import importlib.util
+import os
+import platform
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any, Final, Literal, NamedTuple
+
+from gotask import __version__, backends, log
+from gotask.cli import exits, flags, output
+from gotask.config import ClientSettings, ServerSettings, WorkerSettings, cpu_count
+from gotask.errors import GotaskError
+
+SQLITE_LEAST: Final = (3, 51, 3)  #: older libraries can corrupt a database when its WAL is reset
+SHM_LEAST: Final = 64 * 2**20  #: bytes; a node's segment and a memory store want about this
+HEALTH_S: Final = 5.0  #: seconds a health check may take
+
+Verdict = Literal["ok", "warn", "bad"]
+
+
+class Finding(NamedTuple):
+    what: str
+    verdict: Verdict
+    says: str
+
+
+def add(sub: Any) -> None:
+    parser = flags.command(
+        sub,
+        "doctor",
+        doctor,
+        "Check this machine and the storage.",
+        "gotask doctor -storage=memory",
+        ServerSettings,
+        WorkerSettings,
+    )
+    flags.reading(parser)
+    about = "Bring the storage's schema up to date; servers and workers do so too when they start."
+    flags.command(sub, "migrate", migrate, about, "gotask migrate -storage=sqlite:///var/lib/gotask/jobs.db")
+    parser = flags.command(
+        sub,
+        "health",
+        health,
+        "Ask whether the server (or, with --worker, the node) is ready; for probes.",
+        "gotask health\ngotask health --worker",
+        ServerSettings,
+        WorkerSettings,
+    )
+    parser.add_argument("--worker", action="store_true", help="ask the node instead of the server")
+
+
+def doctor(args: argparse.Namespace) -> int:
+    server, worker = flags.settings(ServerSettings, args), flags.settings(WorkerSettings, args)
+    checks: list[Callable[[], Iterator[Finding]]] = [
+        program,
+        lambda: storage(server.url),
+        sqlite,
+        extension,
+        shared_memory,
+        lambda: ports(server, worker),
+    ]
+    found = [finding for check in checks for finding in check()]
+    if args.json:
+        output.as_json([finding._asdict() for finding in found])
+    else:
+        output.table(["check", "verdict", "what was found"], found)
+    return exits.FAILED if any(finding.verdict == "bad" for finding in found) else exits.OK
+
+
+def program() -> Iterator[Finding]:
+    yield Finding("version", "ok", f"GoTask {__version__}, Python {platform.python_version()}, {cpu_count()} CPUs usable")
+    linux = platform.system() == "Linux"
+    yield Finding("system", "ok" if linux else "warn", platform.platform() + ("" if linux else ": a worker needs Linux"))
+
+
+def storage(url: str) -> Iterator[Finding]:
+    shown = log.scrub(url)
+    try:
+        backend = backends.open(url)
+        try:
+            backend.counts()
+            yield Finding("storage", "ok", f"{shown}: {backend.promise}")
+        finally:
+            backend.close()
+    except GotaskError as e:
+        yield Finding("storage", "bad", f"{shown}: {log.scrub(str(e))}")
+
+
+def sqlite() -> Iterator[Finding]:
+    import apsw
+
+    version = apsw.sqlite_lib_version()
+    current = tuple(int(part) for part in version.split(".")) >= SQLITE_LEAST
+    least = ".".join(map(str, SQLITE_LEAST))
+    yield Finding(
+        "sqlite", "ok" if current else "bad", version if current else f"{version} can corrupt data; {least} or later is needed"
+    )
+
+
+def extension() -> Iterator[Finding]:
+    there = importlib.util.find_spec("gotask._core.ring") is not None
+    yield Finding(
+        "extension", "ok" if there else "bad", "built" if there else "not built, so no worker runs here: run `make build`"
+    )
+
+
+def shared_memory() -> Iterator[Finding]:
+    try:
+        room = shutil.disk_usage("/dev/shm").free
+    except OSError as e:
+        yield Finding("/dev/shm", "warn", f"{e.strerror}: the memory storage has no home")
+        return
+    enough = room >= SHM_LEAST and os.access("/dev/shm", os.W_OK)
+    least = "" if enough else f": memory storage wants {SHM_LEAST >> 20} MiB (in a container: --shm-size)"
+    yield Finding("/dev/shm", "ok" if enough else "warn", f"{room >> 20} MiB free{least}")
+
+
+def ports(server: ServerSettings, worker: WorkerSettings) -> Iterator[Finding]:
+    wanted = (
+        ("http-port", server.http_addr, server.http_port),
+        ("metrics-port", server.http_addr, server.metrics_port),
+        ("health-port", worker.health_addr, worker.health_port),
+    )
+    for name, address, port in wanted:
+        if not port:
+            continue
+        try:
+            with socket.create_connection((address, port), timeout=0.5):
+                yield Finding(name, "warn", f"{port} answers already: GoTask is up, or another program has it")
+        except OSError:
+            yield Finding(name, "ok", f"{port} is free")
+
+
+def migrate(args: argparse.Namespace) -> int:
+    settings = flags.settings(ClientSettings, args)
+    backend = backends.open(settings.url)
+    try:
+        output.say(f"The schema of {log.scrub(settings.url)} is up to date: {backend.promise}")
+    finally:
+        backend.close()
+    return exits.OK
+
+
+def health(args: argparse.Namespace) -> int:
+    if args.worker:
+        worker = flags.settings(WorkerSettings, args)
+        address, port = worker.health_addr, worker.health_port
+    else:
+        server = flags.settings(ServerSettings, args)
+        address, port = server.http_addr, server.http_port
+    # a server that listens everywhere is asked at home
+    address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)
+    connection = http.client.HTTPConnection(address, port, timeout=HEALTH_S)
+    try:
+        connection.request("GET", "/readyz")
+        answer = connection.getresponse()
+        body = answer.read(300).decode(errors="replace")
+    except (OSError, http.client.HTTPException) as e:
+        return exits.failed(f"Nothing answers at {address}:{port} ({e}).", exits.FAILED)
+    finally:
+        connection.close()
+    output.say(f"{address}:{port} answers {answer.status}: {body.strip()}")
+    return exits.OK if answer.status < 400 else exits.FAILED

@@ -1,0 +1,117 @@
+"""What the commands print: tables for people, JSON for programs. Nothing printed can drive the terminal."""
+
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from rich.text import Text
+
+from gotask import clock
+from gotask.log import CONTROL, clean
+
+WIDE: Final = 10_000  #: columns when nobody looks: a program that reads the output wants whole lines
+#: seconds per unit, for ages that a person reads
+AGES: Final = ((86_400.0, "d"), (3_600.0, "h"), (60.0, "min"), (1.0, "s"))
+COLOURS: Final = {
+    "SUCCESS": "green",
+    "RUNNING": "cyan",
+    "FAILED": "red",
+    "RETRYING": "yellow",
+    "CANCELLED": "dim",
+    "EXPIRED": "dim",
+    "paused": "yellow",
+}
+
+
+def console() -> Console:
+    """Looked up at each call, so that it follows a redirected standard output."""
+    return Console(highlight=False, soft_wrap=False, width=None if sys.stdout.isatty() else WIDE)
+
+
+def progress() -> Progress:
+    """A progress bar on standard error: the output stays clean for a pipe, and no bar is drawn where nobody looks."""
+    return Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+
+
+def text(value: Any) -> str:
+    """A cell: times as ages, lists as they are typed, nothing for None."""
+    if value is None:
+        return ""
+    if isinstance(value, datetime):
+        return age(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list | tuple):
+        return ",".join(str(item) for item in value)
+    if isinstance(value, msgspec.Raw):
+        return bytes(value).decode(errors="replace")
+    return str(value)
+
+
+def age(moment: datetime) -> str:
+    seconds = clock.now() - clock.to_epoch(moment)
+    size, unit = next(((size, unit) for size, unit in AGES if abs(seconds) >= size), AGES[-1])
+    count = f"{int(abs(seconds) / size)} {unit}"
+    return f"{count} ago" if seconds >= 0 else f"in {count}"
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str = "Nothing to show.") -> None:
+    """A table with one line per row; `empty` is said instead if there is none."""
+    found = list(rows)
+    if not found:
+        console().print(Text(empty))
+        return
+    drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for number, column in enumerate(columns):
+        right = all(isinstance(row[number], int | float) and not isinstance(row[number], bool) for row in found)
+        drawn.add_column(Text(column), justify="right" if right else "left", overflow="fold" if number == 0 else "ellipsis")
+    for row in found:
+        drawn.add_row(*(Text(clean(word), style=COLOURS.get(word, "")) for word in map(text, row)))
+    console().print(drawn)
+
+
+def sheet(pairs: Iterable[tuple[str, Any]]) -> None:
+    """One object, a field to a line; what is not set is left out. Times are whole here."""
+    drawn = Table.grid(padding=(0, 2))
+    drawn.add_column(style="bold")
+    drawn.add_column(overflow="fold")
+    for name, value in pairs:
+        word = value.isoformat() if isinstance(value, datetime) else text(value)
+        if word:
+            lines = "\n".join(clean(line) for line in word.splitlines())
+            drawn.add_row(Text(name), Text(lines, style=COLOURS.get(word, "")))
+    console().print(drawn)
+
+
+def as_json(value: Any) -> None:
+    """`value` as JSON: indented on a terminal, where control characters beyond ASCII are escaped too."""
+    encoded = msgspec.json.encode(value)
+    if sys.stdout.isatty():
+        encoded = msgspec.json.format(encoded, indent=2)
+    shown = encoded.decode()
+    if sys.stdout.isatty():
+        lines = (CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", line) for line in shown.split("\n"))
+        shown = "\n".join(lines)
+    sys.stdout.write(shown + "\n")
+
+
+def say(sentence: str) -> None:
+    console().print(Text(clean(sentence)))
+
+
+def confirmed(question: str, yes: bool) -> bool:
+    """Whether a person, or --yes, agreed. Without a terminal to ask on, only --yes counts."""
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        return False
+    answer = input(f"{clean(question)} [y/N] ")
+    return bool(re.fullmatch(r"y(es)?", answer.strip(), re.IGNORECASE))
