@@ -12,8 +12,8 @@ from typing import Any, Final, Literal, NamedTuple
 
 from gotask import __version__, backends, log
 from gotask.cli import exits, flags, output
-from gotask.config import ClientSettings, ServerSettings, WorkerSettings, cpu_count
 from gotask.errors import GotaskError
+from gotask.settings import ClientSettings, ServerSettings, WorkerSettings, cpu_count
 
 SQLITE_LEAST: Final = (3, 51, 3)  #: older libraries can corrupt a database when its WAL is reset
 SHM_LEAST: Final = 64 * 2**20  #: bytes; a node's segment and a memory store want about this

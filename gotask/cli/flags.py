@@ -9,9 +9,10 @@ import msgspec
 from msgspec import Struct
 
 from gotask.cli import exits
-from gotask.config import ClientSettings, Setting, Settings, did_you_mean, load, settings_of
+from gotask.config import did_you_mean, load
 from gotask.errors import InvalidInput
 from gotask.log import clean
+from gotask.settings import ClientSettings, Setting, Settings, settings_of
 
 SETTING: Final = "setting."  #: before a setting's name in the namespace, where a command's own options also live
 GROUP: Final = "settings"  #: title of their part of the help

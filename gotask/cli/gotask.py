@@ -6,7 +6,7 @@ from typing import Final
 
 from gotask import __version__
 from gotask.cli import doctor, exits, flags, jobs, queues, server, settings, up, workers
-from gotask.config import ServerSettings
+from gotask.settings import ServerSettings
 
 ABOUT: Final = "A task queue that runs with nothing else installed and loses nothing it accepted."
 EPILOG: Final = f"""\

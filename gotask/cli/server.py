@@ -10,8 +10,8 @@ from typing import Final
 
 from gotask import __version__, clock, log
 from gotask.cli import exits, flags
-from gotask.config import ServerSettings
 from gotask.errors import InvalidInput, NotConfigured
+from gotask.settings import ServerSettings
 
 ABOUT: Final = "Serve the REST API of a storage; any number of servers and workers may share one."
 EXAMPLE: Final = """

@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from gotask.cli import exits, flags, output
-from gotask.config import KINDS, settings_of
+from gotask.settings import KINDS, settings_of
 
 
 def add(sub: Any) -> None:

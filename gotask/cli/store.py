@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 from gotask import backends
 from gotask.cli import flags
-from gotask.config import ClientSettings
+from gotask.settings import ClientSettings
 
 if TYPE_CHECKING:
     from gotask.service import Service

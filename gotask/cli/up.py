@@ -9,8 +9,8 @@ from typing import Any, Final
 from gotask import __version__, backends, log
 from gotask.cli import flags, output
 from gotask.cli.supervisor import Child, Supervisor, python
-from gotask.config import ServerSettings, WorkerSettings, settings_of
 from gotask.errors import BackendDown
+from gotask.settings import ServerSettings, WorkerSettings, settings_of
 
 EXAMPLE: Final = """
 gotask up

@@ -8,8 +8,8 @@ from typing import Final
 
 from gotask import __version__, log
 from gotask.cli import exits, flags, server
-from gotask.config import WorkerSettings
 from gotask.errors import InvalidInput, NotConfigured
+from gotask.settings import WorkerSettings
 
 ABOUT: Final = "Run jobs: as many at once as -concurrency says, over several processes. Needs Linux."
 EXAMPLE: Final = """

@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from gotask.cli import exits, flags, output, store, worker
-from gotask.config import WorkerSettings
+from gotask.settings import WorkerSettings
 
 
 def add(sub: Any) -> None:
