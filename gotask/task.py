@@ -4,14 +4,16 @@ The signature is the schema. Its type hints become a Struct that payloads are de
 Struct into a call is generated once, so that a job costs one decode and one plain call. What does not fit raises Misfit.
 """
 
+import difflib
 import inspect
 import re
+import sys
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
 from inspect import Parameter
 from types import UnionType
-from typing import Any, Final, Generic, ParamSpec, TypeVar, Union
+from typing import Any, Final, Generic, ParamSpec, TypedDict, TypeVar, Union, Unpack
 
 import msgspec
 import msgspec.inspect
@@ -30,6 +32,22 @@ _MISSING: Final = re.compile(r"Object missing required field `(.*)`")
 _UNKNOWN: Final = re.compile(r"Object contains unknown field `(.*)`")
 
 
+class TaskOptions(TypedDict, total=False):
+    """What can be said of a task. What it leaves open is up to the job's queue, then to the defaults."""
+
+    name: str  # the type of its jobs; the function's name if not given
+    queue: str
+    priority: int
+    max_retries: int
+    retry_strategy: str
+    retry_delay: float  # seconds, as all durations
+    max_retry_delay: float
+    retry_jitter: bool
+    timeout: float
+    retry_on: Exceptions  # only these are retried; any exception if not given
+    no_retry_on: Exceptions  # these are not
+
+
 class Misfit(Exception):
     """The payload does not fit the task's arguments, or its result is not JSON. No retry can mend that."""
 
@@ -40,39 +58,19 @@ class Task(Generic[P, R]):
     `decode`, `call` and `encode_result` are a node's path, in this order; `bind` is a producer's.
     """
 
-    def __init__(
-        self,
-        function: Callable[..., Any],
-        *,
-        name: str = "",
-        queue: str = "default",
-        priority: int = 1,
-        max_retries: int | None = None,
-        retry_strategy: str | None = None,
-        retry_delay: float | None = None,
-        max_retry_delay: float | None = None,
-        retry_jitter: bool | None = None,
-        timeout: float | None = None,
-        retry_on: Exceptions | None = None,
-        no_retry_on: Exceptions = (),
-    ) -> None:
+    def __init__(self, function: Callable[..., Any], **options: Unpack[TaskOptions]) -> None:
         self.function = function
-        self.type = name or getattr(function, "__name__", "")
-        self.queue = queue
-        self.priority = priority
-        self.rules = self._rules(
-            max_retries=max_retries,
-            retry_strategy=retry_strategy,
-            retry_delay=retry_delay,
-            max_retry_delay=max_retry_delay,
-            retry_jitter=retry_jitter,
-            timeout=timeout,
-        )
+        self.type: str = options.get("name") or str(getattr(function, "__name__", ""))
+        self.queue = options.get("queue", "default")
+        self.priority = options.get("priority", 1)
+        self.rules = self._rules(options)
+        retry_on = options.get("retry_on")
         self.retry_on = None if retry_on is None else tuple(retry_on)
-        self.no_retry_on = tuple(no_retry_on)
+        self.no_retry_on = tuple(options.get("no_retry_on", ()))
         self.is_async = inspect.iscoroutinefunction(function)
         signature = Signature(self.type, function)
         self.context_parameter = signature.context_parameter
+        self.context_place = signature.context_place
         self.arguments = signature.arguments
         self.returns = signature.returns
         self._typed_result = _has_typed_keys(self.returns)
@@ -102,15 +100,19 @@ class Task(Generic[P, R]):
         # a run that was killed at its limit is retried too, so one that stopped in time must not fare worse
         return self.retry_on is None or isinstance(error, (*self.retry_on, TimeLimit))
 
-    def _rules(self, **given: Any) -> Rules:
+    def _rules(self, options: TaskOptions) -> Rules:
         if not re.match(NAME_PATTERN, self.type):
             raise InvalidInput(f"A task needs a name of letters, digits and _ . : -, not {self.type!r}; give one with name=.")
         if not re.match(NAME_PATTERN, self.queue):
             raise InvalidInput(f"Task {self.type!r}: a queue is named with letters, digits and _ . : -, not {self.queue!r}.")
         if self.priority not in range(PRIORITIES):
             raise InvalidInput(f"Task {self.type!r}: priority is 0 to {PRIORITIES - 1}, not {self.priority!r}.")
+        for option in options.keys() - TaskOptions.__annotations__.keys():
+            close = difflib.get_close_matches(option, TaskOptions.__annotations__, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"possible are {', '.join(TaskOptions.__annotations__)}."
+            raise InvalidInput(f"Task {self.type!r}: there is no option {option!r}; {hint}")
         try:
-            return msgspec.convert(given, Rules)
+            return msgspec.convert(options, Rules)  # takes its own and leaves the rest
         except msgspec.ValidationError as error:
             raise InvalidInput(f"Task {self.type!r}: {sentence(error, 'option')}.") from None
 
@@ -140,6 +142,7 @@ class Signature:
         self.parameters: list[Parameter] = []  # those that come from the payload, by name
         self.order: list[Parameter] = []  # all, as the function has them
         self.context_parameter: str | None = None
+        self.context_place = 0  # its index among the arguments by position; past their end if it has to be named
         self.extra: Parameter | None = None  # **kwargs
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
             raise NotConfigured(f"Task {name!r} is a generator, which would never run; return a list instead of yielding.")
@@ -163,6 +166,7 @@ class Signature:
             if self.context_parameter is not None:
                 raise NotConfigured(f"Task {self.name!r} has two parameters annotated Context; keep one.")
             self.context_parameter = parameter.name
+            self.context_place = len(self.order) if parameter.kind is Parameter.POSITIONAL_OR_KEYWORD else sys.maxsize
         elif parameter.kind is Parameter.VAR_KEYWORD:
             self.extra = parameter
         else:
@@ -195,7 +199,7 @@ class Signature:
             else:
                 parts.append(value if p.kind is Parameter.POSITIONAL_OR_KEYWORD else f"{p.name}={value}")
         made: Callable[[Any, Context | None], Any]
-        made = eval(f"lambda args, ctx: function({', '.join(parts)})", {"function": function})
+        made = eval(f"lambda args, ctx: function({', '.join(parts)})", {"function": function, "__name__": __name__})
         return made
 
     def filler(self) -> Callable[..., dict[str, Any]]:

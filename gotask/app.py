@@ -1,0 +1,331 @@
+"""The user's door: an app with its tasks, and every way to enqueue a job.
+
+Nothing is opened by importing an app. The store, or the server, is connected to at first use, once per process, so that an
+app may be made before a fork and used after it.
+"""
+
+import inspect
+import os
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from copy import copy
+from datetime import datetime
+from itertools import islice
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, ParamSpec, TypedDict, TypeVar, Unpack, cast, overload
+
+import msgspec
+from msgspec import Raw
+from msgspec.structs import asdict
+
+from gotask import payload
+from gotask.context import Context, Metadata
+from gotask.errors import Conflict, GotaskError, InvalidInput
+from gotask.handle import JobHandle, QueueHandle, in_thread
+from gotask.model import NewJob
+from gotask.task import Misfit, Task, TaskOptions, Tasks, sentence
+
+if TYPE_CHECKING:
+    from gotask.service import Service
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+_NOTHING: Final[dict[str, Any]] = {}
+CHUNK: Final = 1000  #: jobs that enqueue_many stores at once: what a store takes in one go without delaying others
+
+
+class JobOptions(TypedDict, total=False):
+    """What can be said of one job beside its arguments. Durations are seconds; the names are those of the REST API."""
+
+    id: str
+    queue: str
+    priority: int
+    delay: float | None
+    scheduled_at: datetime | None
+    expires_at: datetime | None
+    unique_key: str | None
+    max_retries: int | None
+    retry_strategy: str | None
+    retry_delay: float | None
+    max_retry_delay: float | None
+    retry_jitter: bool | None
+    timeout: float | None
+    metadata: Metadata | None
+
+
+class Sender(Generic[P, R]):
+    """Enqueues jobs of one task, with the options it was made with."""
+
+    def __init__(self, app: "GoTask", task: Task[P, R], template: NewJob) -> None:
+        self._app = app
+        self._task = task
+        self._template = template
+        self._read: Callable[[bytes], R] = _reader(task)
+
+    def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
+        """Store a job that will call the task with these arguments; it is durable when this returns."""
+        return self._app._store([self._filled(self._task.bind(*args, **kwargs))], self._read)[0]
+
+    delay = enqueue
+
+    async def aenqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
+        """`enqueue` for coroutines."""
+        return await in_thread(self.enqueue, *args, **kwargs)
+
+    def map(self, items: Iterable[Any]) -> list[JobHandle[R]]:
+        """Enqueue a job for each item, many at a time: a mapping holds named arguments, a tuple those by position."""
+        handles: list[JobHandle[R]] = []
+        for start, chunk in _chunks(items):
+            handles += self._app._store(_each(start, chunk, self._for), self._read)
+        return handles
+
+    def options(self, **options: Unpack[JobOptions]) -> "Sender[P, R]":
+        """The same task with options for the jobs enqueued through it: `task.options(delay=60).enqueue(...)`."""
+        return Sender(self._app, self._task, self._merged(options))
+
+    def _merged(self, options: JobOptions) -> NewJob:
+        return _checked({name: value for name, value in asdict(self._template).items() if name != "payload"} | options)
+
+    def _for(self, item: Any) -> NewJob:
+        if isinstance(item, Mapping):
+            return self._filled(self._task.bind(**item))
+        return self._filled(self._task.bind(*item) if isinstance(item, tuple) else self._task.bind(item))
+
+    def _filled(self, raw: bytes) -> NewJob:
+        job = copy(self._template)
+        job.payload = Raw(raw)
+        return job
+
+
+class AppTask(Task[P, R], Sender[P, R]):
+    """A task of an app: the function, and the ways to enqueue it."""
+
+    def __init__(self, app: "GoTask", function: Callable[..., Any], **options: Unpack[TaskOptions]) -> None:
+        Task.__init__(self, function, **options)
+        self.__name__, self.__doc__, self.__wrapped__ = self.type, function.__doc__, function
+        Sender.__init__(self, app, self, NewJob(type=self.type, queue=self.queue, priority=self.priority))
+
+    def _run(self, *args: Any, **kwargs: Any) -> Any:
+        """The plain call: the function, now and here. A context it wants is that of no job."""
+        place = self.context_place
+        if self.context_parameter is None or self.context_parameter in kwargs or any(isinstance(arg, Context) for arg in args):
+            return self.function(*args, **kwargs)
+        if place < len(args):
+            return self.function(*args[:place], Context(), *args[place:], **kwargs)
+        return self.function(*args, **kwargs, **{self.context_parameter: Context()})
+
+
+class SyncTask(AppTask[P, R]):
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        return cast(R, self._run(*args, **kwargs))
+
+
+class AsyncTask(AppTask[P, R]):
+    async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        return cast(R, await self._run(*args, **kwargs))
+
+
+class Decorator:
+    """`@app.task` and `@app.task(...)`. A first parameter annotated Context is filled in by GoTask, not by callers."""
+
+    def __init__(self, app: "GoTask", options: TaskOptions) -> None:
+        self._app = app
+        self._options = options
+
+    # a coroutine is a value too, and Context a first argument: where two of these fit, the first is meant
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
+        self, function: Callable[Concatenate[Context, P], Coroutine[Any, Any, R]], /
+    ) -> AsyncTask[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[Concatenate[Context, P], R], /) -> SyncTask[P, R]: ...
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
+        self, function: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> AsyncTask[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> SyncTask[P, R]: ...
+    @overload
+    def __call__(self, /, **options: Unpack[TaskOptions]) -> "Decorator": ...
+
+    def __call__(self, function: Callable[..., Any] | None = None, /, **options: Unpack[TaskOptions]) -> Any:
+        if function is None:
+            return Decorator(self._app, {**self._options, **options})
+        kind = AsyncTask if inspect.iscoroutinefunction(function) else SyncTask
+        task: AppTask[..., Any] = kind(self._app, function, **self._options)
+        self._app.tasks.add(task)
+        return task
+
+
+class GoTask:
+    """An app: tasks, and the store or server their jobs go to.
+
+    `url` is a storage (`memory://name`, `sqlite:///jobs.db`, ...) or a server (`http://host:8080`). Without one it is what
+    GOTASK_STORAGE or gotask.toml say, as for every program of GoTask, else the SQLite file of this user.
+    """
+
+    def __init__(self, url: str | None = None, *, api_key: str | None = None) -> None:
+        self.url = url  #: as given; None if it is left to the environment
+        self.tasks = Tasks()
+        self.task = Decorator(self, {})
+        self._api_key = api_key
+        self._services: dict[int, Service] = {}  # by process: another one's is not ours to use or close
+        self._locks: dict[int, Lock] = {}  # by process too, as a fork may copy one that is held
+        self._stand_in: Service | None = None  # gotask.testing puts one here
+
+    def __repr__(self) -> str:
+        return f"<GoTask {', '.join(self.tasks) or 'without tasks'}>"  # not the url: it may hold a password
+
+    def __enter__(self) -> "GoTask":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close this process's connection; the next use opens another."""
+        service = self._services.pop(os.getpid(), None)
+        if service is not None:
+            service.close()
+
+    @property
+    def service(self) -> "Service":
+        """The operations of the store or server, connected to at first use."""
+        if self._stand_in is not None:
+            return self._stand_in
+        process = os.getpid()
+        service = self._services.get(process)
+        if service is None:
+            with self._locks.setdefault(process, Lock()):
+                service = self._services.get(process) or _connect(self.url, self._api_key)
+                self._services[process] = service
+        return service
+
+    def enqueue(self, type: str, payload: object = None, /, **options: Unpack[JobOptions]) -> JobHandle[Any]:
+        """Enqueue a job by its type's name, also one whose task is not in this program."""
+        given = {"type": type, "payload": {} if payload is None else payload, **options}
+        return self._store([self._new_job(given)])[0]
+
+    async def aenqueue(self, type: str, payload: object = None, /, **options: Unpack[JobOptions]) -> JobHandle[Any]:
+        """`enqueue` for coroutines."""
+        return await in_thread(self.enqueue, type, payload, **options)
+
+    def enqueue_many(self, jobs: Iterable[Mapping[str, Any]]) -> list[JobHandle[Any]]:
+        """Enqueue jobs given by the fields of the REST API (`type`, `payload`, `queue`, ...), a thousand at a time.
+
+        A bad one raises InvalidInput naming its index; by then the thousands before its own are stored.
+        """
+        handles: list[JobHandle[Any]] = []
+        for start, chunk in _chunks(jobs):
+            handles += self._store(_each(start, chunk, self._new_job))
+        return handles
+
+    def job(self, id: str) -> JobHandle[Any]:
+        """The job of that id. Nothing is asked before its first field is."""
+        return JobHandle(self, id)
+
+    def queue(self, name: str = "default") -> QueueHandle:
+        return QueueHandle(self, name)
+
+    def _new_job(self, given: Mapping[str, Any]) -> NewJob:
+        fields = dict(given)
+        value = fields.pop("payload", _NOTHING)
+        task = self.tasks.get(fields.get("type", ""))
+        if isinstance(value, (bytes, Raw)):
+            raw = bytes(value)
+            payload.check(raw)
+        else:
+            raw = payload.encode(value, typed_keys=task is not None)
+        if task is not None:
+            fields = {"queue": task.queue, "priority": task.priority, **fields}
+            try:
+                task.decode(raw)
+            except Misfit as error:
+                raise InvalidInput(str(error)) from None
+        job = _checked(fields)
+        job.payload = Raw(raw)
+        return job
+
+    def _store(self, jobs: list[NewJob], read: Callable[[bytes], Any] = msgspec.json.decode) -> list[JobHandle[Any]]:
+        service = self.service
+        if getattr(service, "enqueue", None) is None:
+            return _send(self, service, jobs, read)
+        answers = service.enqueue(jobs)
+        if all(answer.outcome == "created" for answer in answers):
+            return [JobHandle(self, answer.job.id, answer.job, read) for answer in answers]
+        from gotask.service import accepted
+
+        return [JobHandle(self, answer.job.id, accepted(answer), read) for answer in answers]
+
+
+def _connect(url: str | None, api_key: str | None) -> "Service":
+    # imported here, so that importing an app costs neither an HTTP library nor a database
+    if url is None or api_key is None:
+        from gotask import config
+        from gotask.settings import ClientSettings
+
+        settings = config.load(ClientSettings)
+        url, api_key = url or settings.url, api_key or settings.api_key
+    if url.startswith(("http://", "https://")):
+        from gotask import client
+
+        return cast("Service", client.open(url, api_key))
+    from gotask import backends
+    from gotask.service import Service
+
+    return Service(backends.open(url))
+
+
+def _send(door: GoTask, service: "Service", jobs: list[NewJob], read: Callable[[bytes], Any]) -> list[JobHandle[Any]]:
+    """Enqueue over HTTP: one job as it is, more as a batch."""
+    if len(jobs) == 1:
+        job = service.create_job(jobs[0])
+        return [JobHandle(door, job.id, job, read)]
+    from gotask.calls import Batch
+
+    items = service.create_jobs(Batch([Raw(msgspec.json.encode(job)) for job in jobs])).items if jobs else []
+    for index, item in enumerate(items):
+        if item.id is None or item.error is not None:
+            raise (Conflict if item.outcome == "conflict" else InvalidInput)(f"Job {index} of its batch: {item.error}")
+    return [JobHandle(door, item.id, None, read) for item in items if item.id is not None]
+
+
+def _checked(fields: Mapping[str, Any]) -> NewJob:
+    """A job of these fields, without its payload. Raises InvalidInput naming the field."""
+    try:
+        job = msgspec.convert(fields, NewJob)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(f"This is not a job: {sentence(error)}.") from None
+    if job.delay is not None and job.scheduled_at is not None:
+        raise InvalidInput("A job has either a delay or scheduled_at, not both.")
+    if job.metadata:
+        payload.encode(job.metadata)  # a NaN in it would become null
+    return job
+
+
+def _chunks(items: Iterable[T]) -> Iterator[tuple[int, list[T]]]:
+    """(index of the first, items), a thousand at a time, without asking for more than are about to be stored."""
+    rest, start = iter(items), 0
+    while chunk := list(islice(rest, CHUNK)):
+        yield start, chunk
+        start += len(chunk)
+
+
+def _each(start: int, chunk: Sequence[T], make: Callable[[T], NewJob]) -> list[NewJob]:
+    """The job of each item; what is wrong with one is told with its index."""
+    jobs: list[NewJob] = []
+    try:
+        for item in chunk:
+            jobs.append(make(item))
+    except GotaskError as error:
+        raise type(error)(f"Item {start + len(jobs)}: {error}") from None
+    return jobs
+
+
+def _reader(task: Task[P, R]) -> Callable[[bytes], R]:
+    """What turns a stored result into the task's return type again, or into plain values where JSON knows no way."""
+    try:
+        return msgspec.json.Decoder(task.returns).decode
+    except (TypeError, NameError):
+        return msgspec.json.decode

@@ -1,0 +1,193 @@
+"""What a producer holds after enqueueing: one job, or one queue, seen from outside."""
+
+import os
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any, Final, Generic, ParamSpec, Protocol, TypeVar
+
+import msgspec
+
+from gotask import clock
+from gotask.errors import InvalidInput, JobFailed, NotFound, ResultTimeout
+from gotask.model import Attempt, Job, Queue, QueueStats
+from gotask.states import FINISHED, State
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
+    from gotask.service import Service
+
+P = ParamSpec("P")
+R_co = TypeVar("R_co", covariant=True)
+T = TypeVar("T")
+
+LISTEN_S: Final = 30.0  #: seconds one call waits for a job's end; a server answers before proxies give up
+AWAIT_S: Final = 1.0  #: seconds a thread stays with one awaited job: a cancelled await must not hold up the program's exit
+AWAIT_THREADS: Final = 64  #: awaits that are answered the moment their job ends; with more, they take turns of AWAIT_S
+
+_threads: dict[int, "ThreadPoolExecutor"] = {}  # by process: a fork inherits the object but not its threads
+
+
+class Door(Protocol):
+    """An app, as far as its handles need it."""
+
+    @property
+    def service(self) -> "Service": ...
+
+
+class RemoteTraceback(Exception):
+    """The worker's traceback, as text: the cause of a JobFailed."""
+
+    def __str__(self) -> str:
+        return f"\n{self.args[0]}"
+
+
+class JobHandle(Generic[R_co]):
+    """One job. Its fields are those of the last look: `refresh()` takes another, `wait()` and `result()` too."""
+
+    __slots__ = ("_door", "_job", "_read", "id")
+
+    def __init__(
+        self, door: Door, id: str, job: Job | None = None, read: Callable[[bytes], R_co] = msgspec.json.decode
+    ) -> None:
+        self._door = door
+        self.id = id
+        self._job = job
+        self._read = read
+
+    def __repr__(self) -> str:
+        known = f" {self._job.type} {self._job.status}" if self._job else ""
+        return f"<JobHandle {self.id}{known}>"
+
+    @property
+    def job(self) -> Job:
+        """All there is to know of the job, as of the last look."""
+        if self._job is None:
+            self._job = self._door.service.get_job(self.id)
+        return self._job
+
+    @property
+    def state(self) -> State:
+        return self.job.status
+
+    @property
+    def error(self) -> str | None:
+        """The text of its latest failure."""
+        return self.job.error
+
+    @property
+    def attempts(self) -> list[Attempt]:
+        """Its runs, oldest first."""
+        return self.job.attempts or []
+
+    @property
+    def progress(self) -> float:
+        """Per cent, as the task last said."""
+        return self.job.progress
+
+    @property
+    def progress_note(self) -> str | None:
+        return self.job.progress_note
+
+    @property
+    def ended(self) -> bool:
+        return self.job.status in FINISHED
+
+    def refresh(self) -> "JobHandle[R_co]":
+        """Look again. Raises NotFound once a finished job has been forgotten."""
+        self._job = self._door.service.get_job(self.id)
+        return self
+
+    def cancel(self) -> None:
+        """Stop the job. A running one is asked to, and ends a moment later. Raises Conflict if it has ended."""
+        self._door.service.cancel_job(self.id)
+        self._job = None
+
+    def revive(self) -> None:
+        """Run a failed, cancelled or expired job again, from the start. Raises Conflict in any other state."""
+        self._job = self._door.service.retry_job(self.id)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the job has ended, at most `timeout` seconds; whether it has."""
+        end = None if timeout is None else clock.monotonic() + timeout
+        while self._job is None or self._job.status not in FINISHED:
+            left = LISTEN_S if end is None else min(LISTEN_S, end - clock.monotonic())
+            self._job = self._door.service.wait_job(self.id, max(left, 0.0))
+            if left <= 0:
+                break
+        return self.ended
+
+    def result(self, timeout: float | None = None) -> R_co:
+        """What the task returned, as its return type; waits for it, at most `timeout` seconds.
+
+        Raises ResultTimeout, or JobFailed for a job that ended without success; the worker's traceback is its cause.
+        """
+        if not self.wait(timeout):
+            raise ResultTimeout(f"Job {self.id} is still {self.state} after {timeout:g} seconds; wait longer or look later.")
+        return self._outcome()
+
+    def __await__(self) -> Generator[Any, None, R_co]:
+        """`await job` is `result()` for coroutines."""
+        while self._job is None or self._job.status not in FINISHED:
+            yield from in_thread(self.wait, AWAIT_S).__await__()
+        return self._outcome()
+
+    def _outcome(self) -> R_co:
+        job = self.job
+        if job.status is not State.SUCCESS:
+            text = job.error or ""
+            why = text.rpartition("\n")[2] or job.reason or "no reason was kept"
+            cause = RemoteTraceback(text) if text else None
+            raise JobFailed(f"Job {self.id} ({job.type}) is {job.status}: {why.rstrip('.')}.") from cause
+        try:
+            return self._read(bytes(job.result) if job.result is not None else b"null")
+        except msgspec.ValidationError as error:
+            raise InvalidInput(f"The result of job {self.id} ({job.type}) is not of its task's return type: {error}.") from None
+
+
+class QueueHandle:
+    """One queue: its counts, and the levers people pull."""
+
+    def __init__(self, door: Door, name: str) -> None:
+        self._door = door
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"<QueueHandle {self.name}>"
+
+    def stats(self) -> QueueStats:
+        """How many of its jobs are in each state; a queue nobody has used yet has none."""
+        try:
+            return self._door.service.queue_stats(self.name)
+        except NotFound:
+            return QueueStats(self.name)
+
+    def pause(self) -> None:
+        """Start no more of its jobs, on any node, until it is resumed."""
+        try:
+            self._door.service.pause_queue(self.name)
+        except NotFound:  # nobody has used it yet
+            self._door.service.create_queue(Queue(name=self.name, paused=True))
+
+    def resume(self) -> None:
+        try:
+            self._door.service.resume_queue(self.name)
+        except NotFound:
+            return
+
+    def purge(self) -> int:
+        """Delete all its jobs that wait to run; how many there were."""
+        try:
+            return self._door.service.purge_queue(self.name).deleted
+        except NotFound:
+            return 0
+
+
+async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call what blocks, in a thread of ours: the loop's own few are the user's."""
+    import asyncio  # here, because a producer without a loop need not load it
+    from concurrent.futures import ThreadPoolExecutor
+
+    threads = _threads.get(os.getpid())
+    if threads is None:
+        threads = _threads.setdefault(os.getpid(), ThreadPoolExecutor(AWAIT_THREADS, thread_name_prefix="gotask-await"))
+    return await asyncio.get_running_loop().run_in_executor(threads, lambda: function(*args, **kwargs))
