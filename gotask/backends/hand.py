@@ -1,0 +1,137 @@
+"""What people ask for: cancel, revive, delete, list."""
+
+import base64
+from collections.abc import Sequence
+from typing import Any
+
+import apsw
+
+from gotask.backends import sql
+from gotask.backends.dues import drop
+from gotask.backends.intake import read_job
+from gotask.backends.link import Txn
+from gotask.backends.moves import Standing, finish, known, note_attempt, standing, write
+from gotask.clock import to_epoch
+from gotask.errors import InvalidInput
+from gotask.model import Filter, Job, Page
+from gotask.states import RULES, Event, State
+
+_RUNNING = RULES[Event.LEASE].to
+_BY_HAND = (Event.CANCEL, Event.REVIVE)
+
+
+def move(txn: Txn, ids: Sequence[str], event: Event, reason: str | None) -> list[bool]:
+    """CANCEL or REVIVE each; False where RULES has no such way, or a revived job's unique key is taken."""
+    if event not in _BY_HAND:
+        raise InvalidInput(f"{event.value} is settled by the holder of the lease; by hand a job can be cancelled or revived.")
+    found = standing(txn.db, ids)
+    answers, keys = [], set[str]()
+    for id in ids:
+        at = found.get(id)
+        possible = at is not None and not at.moved and at.found in RULES[event].sources
+        if possible and at is not None and event is Event.REVIVE:
+            possible = _key_is_free(txn, at, keys)
+        if possible and at is not None:
+            _cancel(txn, at, reason) if event is Event.CANCEL else _revive(at, reason)
+            at.moved = True
+        answers.append(possible)
+    moved = [at for at in found.values() if at.moved]
+    if moved:
+        write(txn, moved)
+    return answers
+
+
+def _cancel(txn: Txn, at: Standing, reason: str | None) -> None:
+    job = at.job
+    job.reason = reason if reason is not None else job.reason
+    if at.found is _RUNNING:
+        job.cancel_requested = True
+        txn.node = True
+    else:
+        finish(job, RULES[Event.CANCEL].to, txn.now)
+
+
+def _revive(at: Standing, reason: str | None) -> None:
+    job = at.job
+    if job.started_at is not None:  # the last run was told by the job's own fields, which start anew
+        note_attempt(job, at.found.value.lower(), job.completed_at, job.error)
+    job.status = RULES[Event.REVIVE].to
+    job.queue, job.origin_queue = job.origin_queue or job.queue, None
+    job.retry_count = job.crashes = 0
+    job.expires_at = job.due_at = job.started_at = job.completed_at = None
+    job.result = job.error = job.worker_id = job.progress_note = None
+    job.reason, job.progress, job.cancel_requested = reason, 0.0, False
+    at.place = 0
+
+
+def _key_is_free(txn: Txn, at: Standing, keys: set[str]) -> bool:
+    key = at.job.unique_key
+    if key is None:
+        return True
+    if key in keys or txn.db.execute(sql.KEY_HOLDER, (key,)).fetchone() is not None:
+        return False
+    keys.add(key)
+    return True
+
+
+def delete(txn: Txn, ids: Sequence[str]) -> list[bool]:
+    """Delete what does not run."""
+    asked = known(ids)
+    rows = {row[1]: row for row in txn.db.execute(sql.DROPPABLE, (apsw.carray(asked),))} if asked else {}
+    answers = []
+    for id in ids:
+        row = rows.pop(id, None)
+        answers.append(row is not None)
+        if row is not None:
+            txn.count(row[2], State(row[3]), -1)
+            drop(txn.db, [row[0]])
+            txn.ended.append(id)
+    return answers
+
+
+def look_up(db: apsw.Connection, ids: Sequence[str]) -> list[Job | None]:
+    asked = known(ids)
+    found = {job.id: job for job in map(read_job, db.execute(sql.BY_ID, (apsw.carray(asked),)))} if asked else {}
+    return [found.get(id) for id in ids]
+
+
+def find(db: apsw.Connection, filter: Filter) -> Page:
+    """One page, newest first. The cursor is the row number of the last job of the page before."""
+    conditions, values = _conditions(filter)
+    rows: list[Any] = db.execute(sql.page(conditions), (*values, filter.limit + 1, filter.offset)).fetchall()
+    jobs = [read_job(row) for row in rows[: filter.limit]]
+    more = len(rows) > filter.limit
+    return Page(jobs, _cursor(rows[filter.limit - 1][0]) if more else None)
+
+
+def _conditions(filter: Filter) -> tuple[list[str], list[Any]]:
+    conditions: list[str] = []
+    values: list[Any] = []
+    for column, value in (
+        ("j.queue = ?", filter.queue),
+        ("j.status = ?", None if filter.status is None else filter.status.value),
+        ("b.type = ?", filter.type),
+        ("j.worker_id = ?", filter.worker_id),
+        ("j.unique_key = ?", filter.unique_key),
+        ("b.created_at >= ?", None if filter.created_after is None else to_epoch(filter.created_after)),
+        ("b.created_at < ?", None if filter.created_before is None else to_epoch(filter.created_before)),
+        ("j.seq < ?", None if filter.cursor is None else _seq(filter.cursor)),
+    ):
+        if value is not None:
+            conditions.append(column)
+            values.append(value)
+    return conditions, values
+
+
+def _cursor(seq: int) -> str:
+    return base64.urlsafe_b64encode(b"s%d" % seq).decode().rstrip("=")
+
+
+def _seq(cursor: str) -> int:
+    try:
+        text = base64.urlsafe_b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4))
+        if text[:1] != b"s" or not text[1:].isdigit() or len(text) > 20:
+            raise ValueError
+        return int(text[1:])
+    except ValueError:
+        raise InvalidInput(f"The cursor {cursor[:64]!r} is not one this storage gave; start again without it.") from None
