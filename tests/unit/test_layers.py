@@ -18,7 +18,8 @@ LAYERS = (
 #: open to all: they hold no decisions. They import nothing but words, and each other.
 BESIDE = {"config", "settings", "log", "metrics"}
 RANK = {name: rank for rank, (_, names) in enumerate(LAYERS) for name in names}
-MODULES = sorted(ROOT.rglob("*.py"))
+#: gotask/__init__.py is the list of public names: it imports from everywhere, and everybody may ask it for the version
+MODULES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 
 
 def name_of(path: Path) -> str:
