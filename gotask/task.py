@@ -237,7 +237,8 @@ def _decoder(signature: Signature) -> Callable[[bytes], Any]:
             known = {field: given.pop(field) for field in fields if field in given}
             return msgspec.convert(known, signature.arguments, str_keys=True), msgspec.convert(given, other, str_keys=True)
 
-        read = split
+        # nothing to pick out or convert: the whole object is the arguments
+        read = split if fields or extra.annotation is not Any else lambda raw: (None, whole(raw))
 
     def decode(raw: bytes) -> Any:
         try:
