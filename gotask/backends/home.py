@@ -49,7 +49,7 @@ def sqlite_home(url: str) -> Home:
     parts = urlsplit(url if ":" in url else f"{url}://")
     timeout = _timeout(parts.query, url)
     if not parts.path:
-        folder = private_folder(_state_folder())
+        folder = private_folder(state_folder())
         path = os.path.join(folder, f"{_name(parts.netloc, url)}.db")
     elif parts.netloc:
         raise NotConfigured(
@@ -104,7 +104,7 @@ def claim_file(path: str) -> None:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
 
 
-def _state_folder() -> str:
+def state_folder() -> str:
     chosen = os.environ.get("GOTASK_STATE_DIR")
     if chosen:
         return os.path.abspath(chosen)

@@ -31,9 +31,9 @@ def run(args: argparse.Namespace) -> int:
         raise NotConfigured("A worker needs Linux; producers and the server run anywhere.")
     if importlib.util.find_spec("gotask._core.ring") is None:
         raise NotConfigured("GoTask's extension is not built, and a worker needs it: run `make build`, or install a wheel.")
-    from gotask.node import arbiter
+    from gotask.node import launch
 
-    return arbiter.run(settings)
+    return launch.run(settings)
 
 
 def app_exists(name: str) -> None:

@@ -10,15 +10,16 @@ import os
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from gotask._core.ring import Segment, die_with_parent
 from gotask.clock import monotonic
-from gotask.config import WorkerSettings
+from gotask.settings import WorkerSettings
 from gotask.errors import GotaskError, NotConfigured
 from gotask.node import worker
 from gotask.node.frame import death
-from gotask.node.tasktable import TaskTable
+from gotask.node.notices import Notices
 from gotask.node.worker import ASKED, READY
 from gotask.task import Tasks
 
@@ -50,10 +51,10 @@ class Child:
 class Arbiter:
     """`dispatch` is what the dispatcher's process does: called in the child with a function that says 'drain'."""
 
-    def __init__(self, settings: WorkerSettings, segment: Segment, table: TaskTable, dispatch: Callable[[], None]) -> None:
+    def __init__(self, settings: WorkerSettings, segment: Segment, notices: Notices, dispatch: Callable[[], None]) -> None:
         self._settings = settings
         self._segment = segment
-        self._table = table
+        self._notices = notices
         self._dispatch = dispatch
         self._tasks: Tasks | None = None
         self._dispatcher: Child | None = None
@@ -214,9 +215,8 @@ class Arbiter:
             if any(child.index == index for child in self._workers.values()) or not self._may_start(name):
                 continue
             owner = self._segment.enlist(index)
-            child = self._fork(
-                name, lambda owner=owner: worker.run(self._segment, owner, self._settings, self._table, self._tasks)
-            )
+            work = partial(worker.run, self._segment, owner, self._settings, self._notices, self._tasks)
+            child = self._fork(name, work)
             child.owner, child.index = owner, index
             self._workers[child.pid] = child
             fresh += 1

@@ -7,15 +7,15 @@ from gotask import policy
 from gotask.backends import Backend
 from gotask.clock import monotonic
 from gotask.model import DEFAULT_RULES, Job, Queue, Rules
-from gotask.node.tasktable import TaskSpec, TaskTable
+from gotask.node.notices import Notices, TaskSpec
 
 FRESH_S: Final = 2.0  #: seconds until queue records are read again; the store judges pause and limits itself meanwhile
 
 
 class Catalog:
-    def __init__(self, backend: Backend, table: TaskTable, only: Sequence[str]) -> None:
+    def __init__(self, backend: Backend, notices: Notices, only: Sequence[str]) -> None:
         self._backend = backend
-        self._table = table
+        self.notices = notices
         self._only = list(only)
         self._queues: dict[str, Queue] = {}
         self._timeouts: dict[tuple[str, str], float] = {}
@@ -39,7 +39,7 @@ class Catalog:
         """Read the task table and, when it is time, the queue records. Raises BackendDown."""
         if not force and monotonic() - self._read_at < FRESH_S:
             return
-        self.tasks = self._table.read()
+        self.tasks = self.notices.tasks()
         self._queues = {queue.name: queue for queue in self._backend.all(Queue)}
         self._read_at = monotonic()
         self._timeouts.clear()

@@ -57,7 +57,7 @@ class Dispatcher:
         self._due: dict[str, float] = {}  # what is done from time to time -> when next
         self.ledger = Ledger()
         self.draining = False
-        self.answered_at = monotonic()  # when the store last answered
+        self.answered_at = self.turned_at = monotonic()  # when the store last answered, and the loop last turned
 
     # one turn of the loop
 
@@ -65,9 +65,10 @@ class Dispatcher:
         """Turn until drained; with `burst` also until the store has nothing to give."""
         while not (self.draining and self._adopted and self.ledger.empty):
             seen = self._segment.reports_seen()
+            self.turned_at = monotonic()
             try:
                 moved = self._once()
-                self.answered_at = monotonic()
+                self._heard()
             except BackendDown as error:
                 self._outage(error, seen)
                 continue
@@ -89,9 +90,16 @@ class Dispatcher:
 
     def _outage(self, error: BackendDown, seen: int) -> None:
         """The store does not answer: keep everything, and try again after a jittered pause, for ever."""
+        self._catalog.notices.cut_off = monotonic() - self.answered_at > self._lease_s
         if self._is_due("outage", 10.0):
             log.warning("The store does not answer, %d jobs in hand: %s", len(self.ledger.jobs), error)
         self._segment.wait_reports(seen, random.uniform(0.1, 0.5))
+
+    def _heard(self) -> None:
+        """The store has answered all that was asked in this turn."""
+        self.answered_at = monotonic()
+        if self._catalog.notices.cut_off:
+            self._catalog.notices.cut_off = False
 
     def _is_due(self, what: str, every: float) -> bool:
         now = monotonic()
@@ -209,9 +217,7 @@ class Dispatcher:
         frames = []
         for job in known:
             limit = timeout(job)
-            frames.append(
-                (frame.encode(job, limit), ALONE if job.crashes else job.priority, limit, GRACE_S, expires)
-            )
+            frames.append((frame.encode(job, limit), ALONE if job.crashes else job.priority, limit, GRACE_S, expires))
         tickets = self._segment.put_many(frames)
         self.ledger.jobs.update(zip(tickets, known, strict=False))
         if len(known) < len(jobs):

@@ -4,19 +4,21 @@ import logging
 import os
 import signal
 import socket
+from pathlib import Path
 from typing import Final
 
 from gotask import backends
 from gotask._core.ring import Segment
+from gotask.backends.home import private_folder, state_folder
 from gotask.clock import from_epoch, now
-from gotask.config import WorkerSettings
+from gotask.settings import WorkerSettings
 from gotask.errors import NotConfigured
 from gotask.model import Worker
 from gotask.node.arbiter import Arbiter
 from gotask.node.catalog import Catalog
 from gotask.node.dispatcher import Dispatcher
 from gotask.node.registry import LifeLine, Registry, boot_id, new_owner
-from gotask.node.tasktable import TaskTable
+from gotask.node.notices import Notices
 from gotask.node.worker import take_signals
 
 SLOTS_LEAST: Final = 4096  #: slots for frames of short jobs, which are leased by the thousand
@@ -28,14 +30,14 @@ log = logging.getLogger("gotask.node")
 def run(settings: WorkerSettings) -> int:
     """Be a node until told to stop; the exit code. Raises GotaskError for what no restart can mend."""
     owner = new_owner(settings.worker_id)
-    life = LifeLine(backends.state_folder() / "nodes", owner)
+    life = LifeLine(Path(private_folder(state_folder())) / "nodes", owner)
     try:
         segment = Segment(
             slots=max(SLOTS_LEAST, SLOTS_PER_JOB * settings.concurrency), workers=GENERATIONS * settings.processes
         )
     except MemoryError as error:
         raise NotConfigured(str(error)) from error
-    table = TaskTable()
+    notices = Notices()
     node = Worker(
         name=owner,
         host=socket.gethostname(),
@@ -47,17 +49,17 @@ def run(settings: WorkerSettings) -> int:
         lock=str(life.path),
     )
     try:
-        return Arbiter(settings, segment, table, lambda: dispatch(settings, segment, table, node)).run()
+        return Arbiter(settings, segment, notices, lambda: dispatch(settings, segment, notices, node)).run()
     finally:
         life.close()
 
 
-def dispatch(settings: WorkerSettings, segment: Segment, table: TaskTable, node: Worker) -> None:
+def dispatch(settings: WorkerSettings, segment: Segment, notices: Notices, node: Worker) -> None:
     """What the dispatcher's process does, from its fork to its end."""
     from gotask.node.probe import Probe  # it needs numpy, which starts threads: the arbiter, who forks, must not have it
 
     backend = backends.open(settings.url)
-    catalog = Catalog(backend, table, settings.queues)
+    catalog = Catalog(backend, notices, settings.queues)
     registry = Registry(backend, node)
     dispatcher = Dispatcher(backend, segment, catalog, registry, node.name, node.slots, settings.lease)
     take_signals({signal.SIGTERM: dispatcher.drain})
@@ -68,4 +70,3 @@ def dispatch(settings: WorkerSettings, segment: Segment, table: TaskTable, node:
     dispatcher.run(settings.burst)
     probe.close()
     backend.close()
-

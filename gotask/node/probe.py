@@ -17,6 +17,7 @@ from gotask.node.catalog import Catalog
 from gotask.node.dispatcher import Dispatcher
 from gotask.states import Event
 
+ALIVE_S: Final = 60.0  #: seconds without a turn of the loop after which only a restart helps
 BUCKETS_AT: Final = 3  #: cell of a worker's counters at which its histogram begins
 #: event -> the counter it is shown in
 COUNTERS: Final = {
@@ -36,7 +37,7 @@ class Probe:
         self._catalog = catalog
         self._lease_s = lease_s
         self._registry = CollectorRegistry()
-        self._registry.register(self)  # type: ignore[arg-type]  # anything with collect() is a collector
+        self._registry.register(self)
         self._server: ThreadingHTTPServer | None = None
 
     def serve(self, address: str, port: int) -> None:
@@ -55,8 +56,9 @@ class Probe:
             self._server.server_close()
 
     def alive(self) -> str | None:
-        """None if well; the loop turns at least each second, unless it waits for the store, and that is not its fault."""
-        return None
+        """None if the loop turns, as it does at least each second; a store that hangs has its own deadline, far below this."""
+        still = monotonic() - self._dispatcher.turned_at
+        return None if still < ALIVE_S else f"The dispatcher has not moved for {still:.0f} seconds."
 
     def ready(self) -> str | None:
         """None if this node takes work; else the reason, as a sentence."""
@@ -109,15 +111,22 @@ class Probe:
     def _durations(self, cells: "np.ndarray[tuple[int], np.dtype[np.uint64]]") -> Metric:
         """The run times that workers counted in C, as cumulative buckets in seconds."""
         family = HistogramMetricFamily("taskqueue_job_duration_seconds", "How long runs took.")
-        edges = [str(edge) for edge in self._segment.bucket_edges()]
+        edges = [f"{bucket_edge(index):.3g}" for index in range(len(cells) - BUCKETS_AT)]
         counts = np.cumsum(cells[BUCKETS_AT:]).tolist()
-        family.add_metric([], [*zip(edges, counts, strict=True), ("+Inf", counts[-1])], float(cells[2]) / 1e9)
+        family.add_metric([], [*zip(edges[:-1], counts, strict=False), ("+Inf", counts[-1])], float(cells[2]) / 1e9)
         return family
+
+
+def bucket_edge(index: int) -> float:
+    """Seconds at which a bucket of run times ends: two to each doubling, from a microsecond up."""
+    after = index + 1
+    nanoseconds = 2.0 ** (9 + (after + 1) / 2) if after % 2 else 1.5 * 2.0 ** (9 + after / 2)
+    return nanoseconds / 1e9
 
 
 def handler(probe: Probe) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802  # the name that http.server looks for
+        def do_GET(self) -> None:
             status, kind, body = probe.page(self.path)
             self.send_response(status)
             self.send_header("Content-Type", kind)
@@ -125,7 +134,7 @@ def handler(probe: Probe) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # its name in http.server
+        def log_message(self, format: str, *args: object) -> None:
             log.debug(format, *args)
 
     return Handler

@@ -16,6 +16,7 @@ from gotask.errors import Cancel, Cancelled, Retry, Snooze, TimeLimit
 from gotask.model import ERROR_MAX
 from gotask.node import frame
 from gotask.node.frame import Frame, Progress
+from gotask.node.notices import Notices
 from gotask.policy import Outcome
 from gotask.task import Misfit, Task, Tasks
 
@@ -38,16 +39,17 @@ class RunLine:
         return self._runner.segment.cancelled(self._ticket)
 
     def cut_off(self) -> bool:
-        return self._runner.segment.cut_off
+        return self._runner.notices.cut_off
 
 
 class Runner:
     """Runs jobs for one worker, in whatever thread or coroutine its caller chose."""
 
-    def __init__(self, segment: Segment, owner: int, tasks: Tasks) -> None:
+    def __init__(self, segment: Segment, owner: int, tasks: Tasks, notices: Notices) -> None:
         self.segment = segment
         self.owner = owner
         self.tasks = tasks
+        self.notices = notices
 
     def open(self, ticket: int, body: bytes) -> tuple[Frame, Task[..., Any]] | None:
         """The job of a frame and its task; None if there is no such task here, which is reported."""

@@ -12,15 +12,16 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import FrameType
 from typing import Any, Final
 
 from gotask._core.ring import Segment
-from gotask.config import WorkerSettings
+from gotask.settings import WorkerSettings
 from gotask.errors import GotaskError, NotConfigured
 from gotask.node.concurrent import ConcurrentWorker
 from gotask.node.run import Runner
 from gotask.node.serial import SerialWorker
-from gotask.node.tasktable import TaskSpec, TaskTable
+from gotask.node.notices import Notices, TaskSpec
 from gotask.task import Tasks
 
 BUILTIN: Final = "gotask.builtin:app"  #: the tasks of a node that is given no app
@@ -50,17 +51,17 @@ def load_tasks(spec: str) -> Tasks:
     return tasks
 
 
-def run(segment: Segment, owner: int, settings: WorkerSettings, table: TaskTable, tasks: Tasks | None) -> None:
+def run(segment: Segment, owner: int, settings: WorkerSettings, notices: Notices, tasks: Tasks | None) -> None:
     """Be a worker. `tasks` are those of an app loaded before the fork."""
     take_signals({})
     Path("/proc/self/oom_score_adj").write_text(str(OOM_ADJUST))
     segment.keep_from_children()
     if tasks is None:
         tasks = load_tasks(settings.app)
-    table.publish([TaskSpec(task.type, task.queue, task.rules) for task in tasks.values()])
+    notices.publish([TaskSpec(task.type, task.queue, task.rules) for task in tasks.values()])
     segment.ring_reports()
     os.kill(os.getppid(), READY)
-    runner = Runner(segment, owner, tasks)
+    runner = Runner(segment, owner, tasks, notices)
     slots = -(-settings.concurrency // settings.processes)
     if slots == 1:
         SerialWorker(runner, settings.max_jobs, settings.max_memory).run()
@@ -73,7 +74,11 @@ def take_signals(handlers: Mapping[int, Callable[[], None]]) -> None:
 
     They get a handler all the same, and not SIG_IGN, which programs started by a task would inherit.
     """
+
+    def take(number: int, _frame: FrameType | None) -> None:
+        if number in handlers:
+            handlers[number]()
+
     for number in ASKED:
-        handle = handlers.get(number, lambda: None)
-        signal.signal(number, lambda _number, _frame, handle=handle: handle())
+        signal.signal(number, take)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())

@@ -1,0 +1,57 @@
+"""What the processes of a node tell each other beside the segment: the task table, and whether the store answers.
+
+It lies in a memfd that the arbiter made, so it outlives both sides: a new dispatcher finds the table, so that it decides
+without loading user code, and a new generation of workers overwrites it. A length and a checksum tell a whole table from a
+torn one.
+"""
+
+import os
+import struct
+import zlib
+from typing import Final
+
+import msgspec
+
+from gotask.model import Name, Rules
+
+_CUT_OFF_AT: Final = 0
+_TABLE_AT: Final = 8
+_HEADER: Final = struct.Struct("<II")
+
+
+class TaskSpec(msgspec.Struct, array_like=True):
+    """One row of the table: what a dispatcher must know of a task."""
+
+    type: Name
+    queue: Name
+    rules: Rules
+
+
+class Notices:
+    def __init__(self) -> None:
+        self._fd = os.memfd_create("gotask-notices")
+
+    def publish(self, specs: list[TaskSpec]) -> None:
+        """Worker: say what this generation can run. All workers of one say the same, so the last one may win."""
+        body = msgspec.msgpack.encode(specs)
+        os.pwrite(self._fd, _HEADER.pack(len(body), zlib.crc32(body)) + body, _TABLE_AT)
+
+    def tasks(self) -> dict[str, TaskSpec] | None:
+        """Dispatcher: the table by type; None while no worker has published a whole one."""
+        header = os.pread(self._fd, _HEADER.size, _TABLE_AT)
+        if len(header) < _HEADER.size:
+            return None
+        length, checksum = _HEADER.unpack(header)
+        body = os.pread(self._fd, length, _TABLE_AT + _HEADER.size)
+        if len(body) != length or zlib.crc32(body) != checksum:
+            return None
+        return {spec.type: spec for spec in msgspec.msgpack.decode(body, type=list[TaskSpec])}
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether the store has been silent for so long that other nodes may be running this node's jobs."""
+        return os.pread(self._fd, 1, _CUT_OFF_AT) == b"\x01"
+
+    @cut_off.setter
+    def cut_off(self, value: bool) -> None:
+        os.pwrite(self._fd, bytes([value]), _CUT_OFF_AT)

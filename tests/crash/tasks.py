@@ -1,0 +1,88 @@
+"""The tasks that crash tests run. Each body says in a witness file that it began and ended: a record that survives SIGKILL
+and owes nothing to what GoTask itself writes down."""
+
+import asyncio
+import ctypes
+import os
+import signal
+import sys
+import time
+
+from gotask import Context, GoTask
+from tests.crash.answer import answer
+
+app = GoTask()
+_witness = os.open(os.environ["WITNESS"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+
+
+def note(what: str, ctx: Context) -> None:
+    os.write(_witness, f"{what} {ctx.id} {ctx.lease} {os.getpid()} {time.monotonic_ns()}\n".encode())
+
+
+@app.task(max_retries=0)
+def work(n: int, ms: float, ctx: Context) -> str:
+    note("start", ctx)
+    if ms:
+        time.sleep(ms / 1000)
+    note("end", ctx)
+    return answer(n)
+
+
+@app.task(max_retries=1, retry_delay=0.05)
+def flaky(n: int, ctx: Context) -> str:
+    note("start", ctx)
+    note("end", ctx)
+    if ctx.retry_count == 0:
+        raise RuntimeError("the first run always fails")
+    return answer(n)
+
+
+@app.task
+def poison(how: str, ctx: Context) -> None:
+    note("start", ctx)
+    match how:
+        case "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "exit":
+            os._exit(0)
+        case "segfault":
+            ctypes.string_at(0)
+        case "abort":
+            os.abort()
+
+
+@app.task(max_retries=0)
+def raiser(how: str, ctx: Context) -> None:
+    note("start", ctx)
+    match how:
+        case "sys.exit":
+            sys.exit(3)
+        case "keyboard":
+            raise KeyboardInterrupt
+        case "recursion":
+            _recurse()
+        case "memory":
+            raise MemoryError
+
+
+def _recurse() -> None:
+    _recurse()
+
+
+@app.task(timeout=0.5, max_retries=0)
+def stubborn(ctx: Context) -> None:
+    """Ignores its time limit: nothing but a kill ends it."""
+    note("start", ctx)
+    while True:
+        try:
+            time.sleep(60)
+        except BaseException:
+            continue
+
+
+@app.task(max_retries=0)
+async def nap(n: int, seconds: float, ctx: Context) -> str:
+    note("start", ctx)
+    await asyncio.sleep(seconds)
+    note("end", ctx)
+    return answer(n)
