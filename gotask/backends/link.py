@@ -124,10 +124,11 @@ class Links:
     def _mine(self) -> Link:
         """This thread's connection, its lock taken."""
         while True:
-            link: Link | None = getattr(self._local, "link", None)
-            link = self._open() if link is None else link
+            found = getattr(self._local, "link", None)
+            link: Link = self._open() if found is None else found
             link.lock.acquire()
-            if getattr(self._local, "link", None) is link:  # not closed by a fork while we waited for its lock
+            current: Link | None = getattr(self._local, "link", None)
+            if current is link:  # not closed by a fork while we waited for its lock
                 return link
             link.lock.release()
 
