@@ -7,8 +7,9 @@ app may be made before a fork and used after it.
 import inspect
 import os
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from copy import copy
 from datetime import datetime
+from functools import lru_cache
+from importlib import import_module
 from itertools import islice
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, ParamSpec, TypedDict, TypeVar, Unpack, cast, overload
@@ -19,8 +20,8 @@ from msgspec.structs import asdict
 
 from gotask import payload
 from gotask.context import Context, Metadata
-from gotask.errors import Conflict, GotaskError, InvalidInput
-from gotask.handle import JobHandle, QueueHandle, in_thread
+from gotask.errors import GotaskError, InvalidInput
+from gotask.handle import JobHandle, QueueHandle, handed_in, in_thread
 from gotask.model import NewJob
 from gotask.task import Misfit, Task, TaskOptions, Tasks, sentence
 
@@ -31,8 +32,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 
+CHUNK: Final = 1000  #: jobs stored at once: what a store takes in one go without delaying others
 _NOTHING: Final[dict[str, Any]] = {}
-CHUNK: Final = 1000  #: jobs that enqueue_many stores at once: what a store takes in one go without delaying others
 
 
 class JobOptions(TypedDict, total=False):
@@ -93,9 +94,7 @@ class Sender(Generic[P, R]):
         return self._filled(self._task.bind(*item) if isinstance(item, tuple) else self._task.bind(item))
 
     def _filled(self, raw: bytes) -> NewJob:
-        job = copy(self._template)
-        job.payload = Raw(raw)
-        return job
+        return _with_payload(self._template, raw)
 
 
 class AppTask(Task[P, R], Sender[P, R]):
@@ -126,6 +125,10 @@ class AsyncTask(AppTask[P, R]):
         return cast(R, await self._run(*args, **kwargs))
 
 
+class _Nobody:
+    """For type checkers: what only a parameter without a hint would take."""
+
+
 class Decorator:
     """`@app.task` and `@app.task(...)`. A first parameter annotated Context is filled in by GoTask, not by callers."""
 
@@ -133,7 +136,13 @@ class Decorator:
         self._app = app
         self._options = options
 
-    # a coroutine is a value too, and Context a first argument: where two of these fit, the first is meant
+    # where two of these fit, the first is meant: parameters without hints take anything, and a coroutine is a value too
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
+        self, function: Callable[Concatenate[_Nobody, P], Coroutine[Any, Any, R]], /
+    ) -> AsyncTask[..., R]: ...
+    @overload
+    def __call__(self, function: Callable[Concatenate[_Nobody, P], R], /) -> SyncTask[..., R]: ...
     @overload
     def __call__(  # type: ignore[overload-overlap]
         self, function: Callable[Concatenate[Context, P], Coroutine[Any, Any, R]], /
@@ -229,34 +238,34 @@ class GoTask:
         return QueueHandle(self, name)
 
     def _new_job(self, given: Mapping[str, Any]) -> NewJob:
+        if type(given) is not dict and not isinstance(given, Mapping):
+            raise InvalidInput(f"A job is a mapping such as {{'type': 'mail', 'payload': {{}}}}, not {given!r:.100}.")
         fields = dict(given)
-        value = fields.pop("payload", _NOTHING)
-        task = self.tasks.get(fields.get("type", ""))
-        if isinstance(value, (bytes, Raw)):
-            raw = bytes(value)
-            payload.check(raw)
-        else:
-            raw = payload.encode(value, typed_keys=task is not None)
+        value, kind = fields.pop("payload", _NOTHING), fields.get("type")
+        task = self.tasks.get(kind) if isinstance(kind, str) else None
+        try:
+            if isinstance(value, (bytes, Raw)):
+                raw = bytes(value)
+                payload.check(raw)
+            else:
+                raw = payload.encode(value, typed_keys=task is not None)
+        except GotaskError as error:
+            raise type(error)(f"payload: {error}") from None
         if task is not None:
-            fields = {"queue": task.queue, "priority": task.priority, **fields}
+            fields.setdefault("queue", task.queue)
+            fields.setdefault("priority", task.priority)
             try:
                 task.decode(raw)
             except Misfit as error:
                 raise InvalidInput(str(error)) from None
-        job = _checked(fields)
-        job.payload = Raw(raw)
-        return job
+        try:
+            sound = _template(tuple(fields.items()))
+        except TypeError:  # not hashable: metadata, or a value that cannot be right
+            sound = _checked(fields)
+        return _with_payload(sound, raw)
 
-    def _store(self, jobs: list[NewJob], read: Callable[[bytes], Any] = msgspec.json.decode) -> list[JobHandle[Any]]:
-        service = self.service
-        if getattr(service, "enqueue", None) is None:
-            return _send(self, service, jobs, read)
-        answers = service.enqueue(jobs)
-        if all(answer.outcome == "created" for answer in answers):
-            return [JobHandle(self, answer.job.id, answer.job, read) for answer in answers]
-        from gotask.service import accepted
-
-        return [JobHandle(self, answer.job.id, accepted(answer), read) for answer in answers]
+    def _store(self, jobs: list[NewJob], read: Callable[[bytes], T] = msgspec.json.decode) -> list[JobHandle[T]]:
+        return handed_in(self, jobs, read)
 
 
 def _connect(url: str | None, api_key: str | None) -> "Service":
@@ -268,27 +277,23 @@ def _connect(url: str | None, api_key: str | None) -> "Service":
         settings = config.load(ClientSettings)
         url, api_key = url or settings.url, api_key or settings.api_key
     if url.startswith(("http://", "https://")):
-        from gotask import client
-
-        return cast("Service", client.open(url, api_key))
+        # by name, because the client is an edge, and no part of what lies below
+        return cast("Service", import_module("gotask.client").open(url, api_key))
     from gotask import backends
     from gotask.service import Service
 
     return Service(backends.open(url))
 
 
-def _send(door: GoTask, service: "Service", jobs: list[NewJob], read: Callable[[bytes], Any]) -> list[JobHandle[Any]]:
-    """Enqueue over HTTP: one job as it is, more as a batch."""
-    if len(jobs) == 1:
-        job = service.create_job(jobs[0])
-        return [JobHandle(door, job.id, job, read)]
-    from gotask.calls import Batch
+def _with_payload(template: NewJob, raw: bytes) -> NewJob:
+    job: NewJob = template.__copy__()  # type: ignore[attr-defined]  # every Struct has it; copy.copy takes thrice as long
+    job.payload = Raw(raw)
+    return job
 
-    items = service.create_jobs(Batch([Raw(msgspec.json.encode(job)) for job in jobs])).items if jobs else []
-    for index, item in enumerate(items):
-        if item.id is None or item.error is not None:
-            raise (Conflict if item.outcome == "conflict" else InvalidInput)(f"Job {index} of its batch: {item.error}")
-    return [JobHandle(door, item.id, None, read) for item in items if item.id is not None]
+
+@lru_cache(1024)  # checking a job costs more than all the rest of making it, and jobs of a batch differ little
+def _template(fields: tuple[tuple[str, Any], ...]) -> NewJob:
+    return _checked(dict(fields))
 
 
 def _checked(fields: Mapping[str, Any]) -> NewJob:
@@ -300,7 +305,10 @@ def _checked(fields: Mapping[str, Any]) -> NewJob:
     if job.delay is not None and job.scheduled_at is not None:
         raise InvalidInput("A job has either a delay or scheduled_at, not both.")
     if job.metadata:
-        payload.encode(job.metadata)  # a NaN in it would become null
+        try:
+            payload.encode(job.metadata)  # a NaN in it would become null
+        except InvalidInput as error:
+            raise InvalidInput(f"metadata: {error}") from None
     return job
 
 

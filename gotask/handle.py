@@ -5,10 +5,11 @@ from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Final, Generic, ParamSpec, Protocol, TypeVar
 
 import msgspec
+from msgspec import Raw
 
 from gotask import clock
-from gotask.errors import InvalidInput, JobFailed, NotFound, ResultTimeout
-from gotask.model import Attempt, Job, Queue, QueueStats
+from gotask.errors import Conflict, InvalidInput, JobFailed, NotFound, ResultTimeout
+from gotask.model import Attempt, Job, NewJob, Queue, QueueStats
 from gotask.states import FINISHED, State
 
 if TYPE_CHECKING:
@@ -180,6 +181,32 @@ class QueueHandle:
             return self._door.service.purge_queue(self.name).deleted
         except NotFound:
             return 0
+
+
+def handed_in(door: Door, jobs: list[NewJob], read: Callable[[bytes], T]) -> list[JobHandle[T]]:
+    """Enqueue jobs that are known to be sound, as one batch, straight into the store or over HTTP."""
+    service = door.service
+    if not hasattr(service, "enqueue"):
+        return _sent(door, jobs, read)
+    answers = service.enqueue(jobs)
+    if all(answer.outcome == "created" for answer in answers):
+        return [JobHandle(door, answer.job.id, answer.job, read) for answer in answers]
+    from gotask.service import accepted  # loaded already, and by apps that never enqueue not needed
+
+    return [JobHandle(door, answer.job.id, accepted(answer), read) for answer in answers]
+
+
+def _sent(door: Door, jobs: list[NewJob], read: Callable[[bytes], T]) -> list[JobHandle[T]]:
+    if len(jobs) == 1:
+        job = door.service.create_job(jobs[0])
+        return [JobHandle(door, job.id, job, read)]
+    from gotask.calls import Batch
+
+    items = door.service.create_jobs(Batch([Raw(msgspec.json.encode(job)) for job in jobs])).items if jobs else []
+    for index, item in enumerate(items):
+        if item.id is None or item.error is not None:
+            raise (Conflict if item.outcome == "conflict" else InvalidInput)(f"Job {index} of its batch: {item.error}")
+    return [JobHandle(door, item.id, None, read) for item in items if item.id is not None]
 
 
 async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -56,9 +56,10 @@ def encode(value: object, *, typed_keys: bool = False) -> bytes:
         raise InvalidInput(_why_not(value, error)) from None
     if len(raw) > PAYLOAD_MAX:
         raise TooLarge(f"As JSON the value is {len(raw)} bytes long; at most {PAYLOAD_MAX} are accepted.")
-    _check_shape(raw)
-    if not _is_plain(value):
-        _check_value(value, typed_keys)
+    if not (_is_flat(value) and len(raw) < NODES_MAX):
+        _check_shape(raw)
+        if not _is_plain(value):
+            _check_value(value, typed_keys)
     return raw
 
 
@@ -86,6 +87,16 @@ def _check_shape(raw: bytes) -> None:
         bones = bones.replace(b"[]", b"")
     if bones:
         raise InvalidInput(_too_deep())
+
+
+def _is_flat(value: object) -> bool:
+    """Whether `value` is a dict of string keys and plain leaves: most payloads are, and need no further look."""
+    if type(value) is not dict:
+        return False
+    for key, item in value.items():  # noqa: SIM110 - all() would cost a generator for each payload
+        if type(key) is not str or type(item) not in _PLAIN:
+            return False
+    return True
 
 
 def _is_plain(value: object) -> bool:
