@@ -229,16 +229,17 @@ def _decoder(signature: Signature) -> Callable[[bytes], Any]:
     if extra is None:
         read = msgspec.json.Decoder(signature.arguments).decode
     else:
-        fields, other = signature.arguments.__struct_fields__, dict[str, extra.annotation]  # type: ignore[name-defined]
+        fields, hint = signature.arguments.__struct_fields__, extra.annotation
         whole = msgspec.json.Decoder(dict[str, Any]).decode
 
         def split(raw: bytes) -> Any:
             given = whole(raw)
             known = {field: given.pop(field) for field in fields if field in given}
-            return msgspec.convert(known, signature.arguments, str_keys=True), msgspec.convert(given, other, str_keys=True)
+            arguments = msgspec.convert(known, signature.arguments, str_keys=True)
+            return arguments, {key: _converted(key, value, hint) for key, value in given.items()}
 
         # nothing to pick out or convert: the whole object is the arguments
-        read = split if fields or extra.annotation is not Any else lambda raw: (None, whole(raw))
+        read = split if fields or hint is not Any else lambda raw: (None, whole(raw))
 
     def decode(raw: bytes) -> Any:
         try:
@@ -247,6 +248,15 @@ def _decoder(signature: Signature) -> Callable[[bytes], Any]:
             raise Misfit(f"Task {name!r} cannot take this payload: {sentence(error)}.") from None
 
     return decode
+
+
+def _converted(key: str, value: Any, hint: Any) -> Any:
+    try:
+        return msgspec.convert(value, hint, str_keys=True)
+    except msgspec.ValidationError as error:
+        match = _AT.fullmatch(str(error))
+        assert match is not None  # the pattern takes any text
+        raise msgspec.ValidationError(f"{match['what']} - at `$.{key}{(match['where'] or '$')[1:]}`") from None
 
 
 def _binder(signature: Signature, decode: Callable[[bytes], Any]) -> Callable[..., bytes]:
@@ -290,6 +300,8 @@ def _kinds(kind: Any) -> Iterator[msgspec.inspect.Type]:
 
 def _has_typed_keys(hint: Any) -> bool:
     """Whether a reader with this hint turns the string keys of JSON back into what they were."""
+    if hint is Any:
+        return False
     origin, inside = typing.get_origin(hint), typing.get_args(hint)
     if isinstance(origin, type) and issubclass(origin, Mapping) and inside[0] not in (str, Any):
         return True
