@@ -89,8 +89,10 @@ class _Lane:
         burst = max(1.0, rate)
         if self._tokens is None or self._filled_at is None:
             self._tokens = burst
+        elif self._filled_at > self._txn.now:  # the clock stepped back: go on from here, or nothing starts until it is there
+            self._store(0, self._tokens, self._txn.now)
         else:
-            self._tokens = min(burst, self._tokens + max(0.0, self._txn.now - self._filled_at) * rate)
+            self._tokens = min(burst, self._tokens + (self._txn.now - self._filled_at) * rate)
         self._filled_at = self._txn.now
         return self._tokens
 
@@ -99,7 +101,10 @@ class _Lane:
             self._tokens -= n
         else:
             self._tokens = self._filled_at = None  # a limit set later starts with a full bucket
-        self._txn.db.execute(sql.SET_LANE, (self._queue, self.leased + n, self._tokens, self._filled_at))
+        self._store(n, self._tokens, self._filled_at)
+
+    def _store(self, n: int, tokens: float | None, filled_at: float | None) -> None:
+        self._txn.db.execute(sql.SET_LANE, (self._queue, self.leased + n, tokens, filled_at))
 
 
 def _pick(txn: Txn, queue: str, n: int, leased: int) -> list[Row]:

@@ -45,7 +45,7 @@ def standing(db: apsw.Connection, ids: Iterable[str]) -> dict[str, Standing]:
 
 def known(ids: Iterable[str]) -> tuple[str, ...]:
     """Those of the ids that could name a job at all."""
-    return tuple(id for id in ids if id.isascii())
+    return tuple(id for id in ids if id.isascii() and "\0" not in id)
 
 
 def write(txn: Txn, moved: list[Standing]) -> None:
