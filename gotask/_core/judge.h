@@ -52,6 +52,17 @@ static inline void gt_stuck(const gt_seg *s, uint64_t slack, uint8_t *late) {
     }
 }
 
+/* Whether no worker of a lower index takes frames: the one to make room when something must run alone. */
+static inline int gt_is_first(const gt_seg *s, uint32_t owner) {
+    for (uint32_t i = 0; i < gt_owner_index(owner); i++) {
+        gt_lane *lane = gt_lane_at(s, i);
+        uint64_t other = gt_load(&lane->owner);
+        if (other && other != gt_load(&lane->recovered) && other != gt_load(&lane->stop))
+            return 0;
+    }
+    return 1;
+}
+
 /* A new life for a lane, or 0 while the last one was not recovered. */
 static inline uint32_t gt_enlist(const gt_seg *s, uint32_t index) {
     gt_lane *lane = gt_lane_at(s, index);

@@ -37,6 +37,8 @@ cdef extern from "judge.h" nogil:
     ctypedef struct gt_shape:
         uint64_t slots, workers, slot_bytes, report_bytes, blocks, block_bytes
     ctypedef struct gt_header:
+        gt_word tails[16]
+        gt_word heads[16]
         gt_event ready
         gt_event reports
     ctypedef struct gt_seg:
@@ -74,6 +76,7 @@ cdef extern from "judge.h" nogil:
     int gt_free(const gt_seg *s, gt_desk *d, uint64_t ticket)
     int gt_adopt(const gt_seg *s, gt_desk *d)
     int gt_lives(const gt_seg *s, uint64_t owner)
+    int gt_is_first(const gt_seg *s, uint32_t owner)
     int gt_claim_any(const gt_seg *s, uint32_t owner, int idle, gt_claim *out)
     void gt_lie_down(const gt_seg *s, gt_lane *lane)
     void gt_get_up(const gt_seg *s, gt_lane *lane)

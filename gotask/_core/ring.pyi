@@ -140,12 +140,15 @@ class Segment:
     def overdue(self, owner: int) -> list[int]:
         """Tickets held by this owner whose limit has passed or whose cancellation was asked."""
     def stopping(self, owner: int) -> bool: ...
+    def waiting(self, ring: int) -> int:
+        """How many hints a ready ring has: at least as many as frames that wait there."""
+    def is_first(self, owner: int) -> bool:
+        """Whether no worker of a lower index takes frames; the first one makes room for what must run alone."""
     def wait_attention(self, owner: int, seen: int, timeout: float) -> int:
         """Sleep until somebody asks something of this worker (cancel, stop); the count now. GIL released."""
     def attention_seen(self, owner: int) -> int: ...
-
     def keep_from_children(self) -> None:
-        """MADV_DONTFORK, for a worker after its own fork: what a task forks can neither write here nor use this object."""
+        """MADV_DONTFORK, for a worker after its own fork: what a task forks can neither write here nor use this."""
 
     # the arbiter
     def enlist(self, index: int) -> int:
@@ -158,7 +161,7 @@ class Segment:
     def stuck(self, slack: float) -> list[int]:
         """Owners that hold a frame past its limit (or cancellation) and grace by more than `slack` seconds.
 
-        Also those whose report ring held nonsense: what else they said is lost, so that only their death frees the rest.
+        Also those whose report ring held nonsense: what else they said is lost, so only their death frees the rest.
         """
     def held(self, owner: int) -> int:
         """How many frames it holds that have not ended."""
@@ -170,7 +173,7 @@ class Segment:
 
     # everybody
     def counters(self, index: int) -> memoryview:
-        """u64 cells of worker `index`: claimed, done, busy nanoseconds, then 64 buckets of run time. Written in C, read-only.
+        """u64 cells of worker `index`: claimed, done, busy nanoseconds, then 64 buckets of run time. Read-only.
 
         Bucket 0 holds what took less than 1024 ns; bucket i from 2**(9 + (i + 1) / 2) ns on for odd i, from
         1.5 * 2**(9 + i / 2) ns on for even i; the last one all above.
@@ -188,5 +191,6 @@ class Segment:
 
 def checksum(body: bytes) -> int:
     """64 bits that differ when bytes were scribbled on; no defence against a forger."""
+
 def die_with_parent(parent: int) -> None:
     """PR_SET_PDEATHSIG to SIGKILL; raises ProcessLookupError when `parent` is already gone."""

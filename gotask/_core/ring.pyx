@@ -593,6 +593,15 @@ cdef class Segment:
         cdef uint32_t me = self.owner(owner)
         return gt_load(&gt_lane_at(&self.seg, gt_owner_index(me)).stop) == me
 
+    def waiting(self, ring):
+        cdef uint64_t which = bounded(ring, "ring", 0, GT_RINGS - 1)
+        self.mapped()
+        return gt_load(&self.seg.header.tails[which]) - gt_load(&self.seg.header.heads[which])
+
+    def is_first(self, owner):
+        cdef uint32_t me = self.owner(owner)
+        return bool(gt_is_first(&self.seg, me))
+
     def wait_attention(self, owner, seen, double timeout):
         cdef uint32_t me = self.owner(owner)
         cdef gt_event *attention = &gt_lane_at(&self.seg, gt_owner_index(me)).attention

@@ -15,12 +15,12 @@ from typing import Final
 
 from gotask._core.ring import Segment, die_with_parent
 from gotask.clock import monotonic
-from gotask.settings import WorkerSettings
 from gotask.errors import GotaskError, NotConfigured
 from gotask.node import worker
 from gotask.node.frame import death
 from gotask.node.notices import Notices
 from gotask.node.worker import ASKED, READY
+from gotask.settings import WorkerSettings
 from gotask.task import Tasks
 
 EX_CONFIG: Final = 78  #: exit code (sysexits.h) of a child that no restart can help: it stops the node

@@ -50,6 +50,14 @@ class ConcurrentWorker:
         self._loop.close()
 
     def _claim_all(self) -> None:
+        """The claimer's thread. Whatever ends it ends the worker, since one that claims nothing is worth nothing."""
+        try:
+            self._claim_until_told()
+            self._wait_until_idle()
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+
+    def _claim_until_told(self) -> None:
         segment, owner = self._runner.segment, self._runner.owner
         count = 0
         while not (self._watchdog.too_big or (self._max_jobs and count >= self._max_jobs)):
@@ -68,8 +76,6 @@ class ConcurrentWorker:
                 continue
             count += 1
             self._start(*claimed)
-        self._wait_until_idle()
-        self._loop.call_soon_threadsafe(self._loop.stop)
 
     def _wait_until_idle(self) -> None:
         for _ in range(self._slots):

@@ -11,15 +11,15 @@ from gotask import backends
 from gotask._core.ring import Segment
 from gotask.backends.home import private_folder, state_folder
 from gotask.clock import from_epoch, now
-from gotask.settings import WorkerSettings
 from gotask.errors import NotConfigured
 from gotask.model import Worker
 from gotask.node.arbiter import Arbiter
 from gotask.node.catalog import Catalog
 from gotask.node.dispatcher import Dispatcher
-from gotask.node.registry import LifeLine, Registry, boot_id, new_owner
 from gotask.node.notices import Notices
+from gotask.node.registry import LifeLine, Registry, boot_id, new_owner
 from gotask.node.worker import take_signals
+from gotask.settings import WorkerSettings
 
 SLOTS_LEAST: Final = 4096  #: slots for frames of short jobs, which are leased by the thousand
 SLOTS_PER_JOB: Final = 2  #: slots for each job that may run at once: one running, one reported and not yet settled

@@ -120,7 +120,7 @@ class Probe:
 def bucket_edge(index: int) -> float:
     """Seconds at which a bucket of run times ends: two to each doubling, from a microsecond up."""
     after = index + 1
-    nanoseconds = 2.0 ** (9 + (after + 1) / 2) if after % 2 else 1.5 * 2.0 ** (9 + after / 2)
+    nanoseconds: float = 2.0 ** (9 + (after + 1) / 2) if after % 2 else 1.5 * 2.0 ** (9 + after / 2)
     return nanoseconds / 1e9
 
 

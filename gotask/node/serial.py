@@ -80,8 +80,8 @@ class SerialWorker:
     def _on_knock(self, _number: int, _frame: FrameType | None) -> None:
         if self._interrupted is None or self._exposed != self._interrupted[0]:
             return
-        if self._coroutine is not None:
-            self._coroutine.cancel()
+        if self._coroutine is not None and self._loop is not None:
+            self._loop.call_soon_threadsafe(self._coroutine.cancel)  # a plain cancel would not end the loop's sleep
         else:
             self._exposed = None
             raise self._interrupted[1]

@@ -16,12 +16,12 @@ from types import FrameType
 from typing import Any, Final
 
 from gotask._core.ring import Segment
-from gotask.settings import WorkerSettings
 from gotask.errors import GotaskError, NotConfigured
 from gotask.node.concurrent import ConcurrentWorker
+from gotask.node.notices import Notices, TaskSpec
 from gotask.node.run import Runner
 from gotask.node.serial import SerialWorker
-from gotask.node.notices import Notices, TaskSpec
+from gotask.settings import WorkerSettings
 from gotask.task import Tasks
 
 BUILTIN: Final = "gotask.builtin:app"  #: the tasks of a node that is given no app

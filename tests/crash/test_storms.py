@@ -132,7 +132,7 @@ def test_a_job_longer_than_its_lease_runs_once(storage: str, backend: Backend, t
 
 def test_a_stopped_node_is_fenced_when_it_wakes(storage: str, backend: Backend, tmp_path: Path) -> None:
     # Given two nodes with short leases, one of which freezes with jobs in hand
-    (tmp_path / "b").mkdir()
+    (tmp_path / "b").mkdir(mode=0o700)
     with node(storage, tmp_path, "-c", "2", "--lease", "1") as first:
         ids = enqueue(backend, [("work", json.dumps({"n": n, "ms": 20})) for n in range(300)])
         until("the first node has begun", lambda: len(History.read(first.witness).starts) > 10)
