@@ -1,7 +1,6 @@
 """`gotask doctor`, `gotask migrate` and `gotask health`: is this machine, and is that store, fit to work?"""
 
 import argparse
-import http.client
 import importlib.util
 import os
 import platform
@@ -146,6 +145,8 @@ def migrate(args: argparse.Namespace) -> int:
 
 
 def health(args: argparse.Namespace) -> int:
+    import http.client  # a fifth of this program's start, and only this command needs it
+
     if args.worker:
         worker = flags.settings(WorkerSettings, args)
         address, port = worker.health_addr, worker.health_port

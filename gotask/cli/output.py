@@ -4,16 +4,16 @@ import re
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
-from rich.text import Text
 
 from gotask import clock
 from gotask.log import CONTROL, clean
+
+if TYPE_CHECKING:  # imported where something is drawn: most commands print a line, and should not wait for it
+    from rich.console import Console
+    from rich.progress import Progress
 
 WIDE: Final = 10_000  #: columns when nobody looks: a program that reads the output wants whole lines
 #: seconds per unit, for ages that a person reads
@@ -29,13 +29,18 @@ COLOURS: Final = {
 }
 
 
-def console() -> Console:
+def console() -> "Console":
     """Looked up at each call, so that it follows a redirected standard output."""
+    from rich.console import Console
+
     return Console(highlight=False, soft_wrap=False, width=None if sys.stdout.isatty() else WIDE)
 
 
-def progress() -> Progress:
+def progress() -> "Progress":
     """A progress bar on standard error: the output stays clean for a pipe, and no bar is drawn where nobody looks."""
+    from rich.console import Console
+    from rich.progress import Progress
+
     return Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
 
 
@@ -65,9 +70,12 @@ def age(moment: datetime) -> str:
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str = "Nothing to show.") -> None:
     """A table with one line per row; `empty` is said instead if there is none."""
+    from rich.table import Table
+    from rich.text import Text
+
     found = list(rows)
     if not found:
-        console().print(Text(empty))
+        say(empty)
         return
     drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for number, column in enumerate(columns):
@@ -80,6 +88,9 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str =
 
 def sheet(pairs: Iterable[tuple[str, Any]]) -> None:
     """One object, a field to a line; what is not set is left out. Times are whole here."""
+    from rich.table import Table
+    from rich.text import Text
+
     drawn = Table.grid(padding=(0, 2))
     drawn.add_column(style="bold")
     drawn.add_column(overflow="fold")
@@ -104,7 +115,7 @@ def as_json(value: Any) -> None:
 
 
 def say(sentence: str) -> None:
-    console().print(Text(clean(sentence)))
+    print("\n".join(clean(line) for line in sentence.split("\n")))
 
 
 def confirmed(question: str, yes: bool) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from gotask import __version__, clock, log
-from gotask.cli import exits, flags
+from gotask.cli import exits, flags, store
 from gotask.errors import InvalidInput, NotConfigured
 from gotask.settings import ServerSettings
 
@@ -29,6 +29,7 @@ def run(args: argparse.Namespace) -> int:
     free_port(settings.http_addr, settings.http_port, "-http-port")
     if settings.metrics_port:
         free_port(settings.http_addr, settings.metrics_port, "-metrics-port")
+    store.promise(settings.url)
     try:
         from gotask.api import wsgi
     except ModuleNotFoundError as e:

@@ -7,10 +7,23 @@ from typing import TYPE_CHECKING, cast
 
 from gotask import backends
 from gotask.cli import flags
+from gotask.errors import BackendDown
 from gotask.settings import ClientSettings
 
 if TYPE_CHECKING:
     from gotask.service import Service
+
+
+def promise(url: str) -> str:
+    """What the storage promises. Asked before a program starts, so that a wrong one is said once, and not by each process."""
+    try:
+        backend = backends.open(url)
+    except BackendDown as e:
+        return f"does not answer yet ({e})"
+    try:
+        return backend.promise
+    finally:
+        backend.close()
 
 
 @contextmanager

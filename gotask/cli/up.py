@@ -6,10 +6,9 @@ import socket
 import sys
 from typing import Any, Final
 
-from gotask import __version__, backends, log
-from gotask.cli import flags, output
+from gotask import __version__, log
+from gotask.cli import flags, output, store
 from gotask.cli.supervisor import Child, Supervisor, python
-from gotask.errors import BackendDown
 from gotask.settings import ServerSettings, WorkerSettings, settings_of
 
 EXAMPLE: Final = """
@@ -29,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     given = flags.given(args)
     server, worker = flags.settings(ServerSettings, args), flags.settings(WorkerSettings, args)
     log.configure(worker.log_level, worker.log_format)
-    promise = look(server.url)
+    promise = store.promise(server.url)
     env = os.environ | inherited(given)
     children = [
         # what a killed server leaves of its processes would keep the port; a node's processes leave by themselves
@@ -51,18 +50,6 @@ def inherited(given: dict[str, str]) -> dict[str, str]:
     """Flags for the children as environment, where `ps` does not show their secrets."""
     every = settings_of(ServerSettings) | settings_of(WorkerSettings)
     return {every[name].variable if name in every else f"GOTASK_{name.upper()}": text for name, text in given.items()}
-
-
-def look(url: str) -> str:
-    """The promise of the storage. Opened and closed here, so that a wrong one is said once, before anything starts."""
-    try:
-        backend = backends.open(url)
-    except BackendDown as e:
-        return f"does not answer yet ({e})"
-    try:
-        return backend.promise
-    finally:
-        backend.close()
 
 
 def listening(server: ServerSettings) -> bool:

@@ -1,0 +1,122 @@
+"""What a user gets wrong: one sentence, and an exit code that says whether trying again would help."""
+
+import signal
+import socket
+import subprocess
+
+import pytest
+
+from tests.e2e.conftest import Ground, command, one_line
+
+
+@pytest.mark.parametrize(
+    ("name", "argv", "sentence"),
+    [
+        ("gotask-server", ["-http-port=x"], "gotask-server: -http-port is 'x'; it takes a whole number from 1 to 65535."),
+        ("gotask-server", ["--htp-port=1"], "gotask-server: There is no flag --htp-port; did you mean --http-port? "),
+        ("gotask-server", ["-http-addr", "0.0.0.0"], "gotask-server: http-addr is 0.0.0.0, which others can reach: "),
+        ("gotask-worker", ["-concurrency", "0.5"], "gotask-worker: -concurrency is '0.5'; it takes a whole number"),
+        ("gotask-worker", ["-A", "nosuchmodule:app"], "gotask-worker: There is no module 'nosuchmodule' for -app "),
+        ("gotask-worker", ["-A", "nosuchmodule"], "gotask-worker: -app is 'nosuchmodule'; it takes module:variable"),
+        ("gotask-worker", ["-P", "gevent"], "gotask-worker: There is no pool to choose: "),
+        ("gotask-server", ["-storage=oracle://x"], "gotask-server: There is no storage called 'oracle'; "),
+        ("gotask", ["up", "-storage=oracle://x"], "gotask: There is no storage called 'oracle'; "),
+        ("gotask", ["job", "submit", "echo", "--payload", "{"], "gotask: --payload is not JSON: "),
+        (
+            "gotask",
+            ["job", "submit", "echo", "--payload", "@no.json"],
+            "gotask: --payload names no.json, which cannot be read: ",
+        ),
+        ("gotask", ["job", "submit", "echo", "--priority", "10"], "gotask: --priority does not fit: "),
+        ("gotask", ["job", "submit", "no spaces allowed"], "gotask: --type does not fit: "),
+        ("gotask", ["job", "list", "--status", "DONE"], "gotask: --status does not fit: "),
+        ("gotask", ["job", "cancel", "--filter", "sttus=FAILED"], "gotask: --filter knows no 'sttus'; did you mean status?"),
+        ("gotask", ["job", "cancel"], "gotask: Name the jobs to cancel by their ids, or all that a --filter finds"),
+        ("gotask", ["jobs"], "gotask: There is no command jobs; did you mean job? "),
+    ],
+)
+def test_a_wrong_flag(ground: Ground, name: str, argv: list[str], sentence: str) -> None:
+    done = ground.run(name, *argv, code=2)
+    assert done.stdout == ""
+    assert one_line(done.stderr).startswith(sentence)
+
+
+def test_a_wrong_variable_and_a_wrong_key(ground: Ground) -> None:
+    ground.env["GOTASK_LEASE"] = "soon"
+    assert one_line(ground.run("gotask-worker", code=2).stderr).startswith(
+        "gotask-worker: GOTASK_LEASE is 'soon'; it takes seconds"
+    )
+    del ground.env["GOTASK_LEASE"]
+    (ground.folder / "gotask.toml").write_text("[worker]\nconcurency = 4\n")
+    for argv in (["up"], ["config", "validate"], ["worker"]):
+        said = one_line(ground.run("gotask", *argv, code=2).stderr)
+        assert said == "gotask: gotask.toml has an unknown key worker.concurency; did you mean concurrency?"
+
+
+def test_a_port_in_use(ground: Ground) -> None:
+    # Given a port that somebody else listens on
+    with socket.create_server(("127.0.0.1", ground.http)):
+        # When a server, or everything, is started on it
+        for name, argv in (("gotask-server", []), ("gotask", ["up"])):
+            done = ground.run(name, *argv, code=2)
+            # Then it says so, ends, and does not try for ever
+            assert f"gotask-server: Port {ground.http} on 127.0.0.1 is in use by another program; choose another" in done.stderr
+
+
+def test_an_app_that_does_not_import(ground: Ground) -> None:
+    # Given an app module with a mistake in it
+    (ground.folder / "broken.py").write_text("import nosuchthing\n")
+    # When a node is started with it, alone and under up
+    for name, argv in (("gotask-worker", []), ("gotask", ["up"])):
+        done = ground.run(name, *argv, "-A", "broken:app", code=None)
+        # Then it names the mistake and ends, instead of forking workers for ever
+        assert done.returncode in (2, 78), done.stderr
+        assert "nosuchthing" in done.stderr
+
+
+def test_unknown_things_are_not_found(ground: Ground) -> None:
+    said = one_line(ground.run("gotask", "job", "show", "nosuchjob", code=1).stderr)
+    assert said.startswith("gotask: There is no job 'nosuchjob'")
+    said = one_line(ground.run("gotask", "queue", "stats", "nosuchqueue", code=1).stderr)
+    assert said.startswith("gotask: There is no queue 'nosuchqueue'")
+
+
+def test_nothing_is_deleted_unasked(ground: Ground) -> None:
+    id = ground.json("job", "submit", "echo")["id"]
+    assert "add --yes" in one_line(ground.run("gotask", "job", "delete", id, code=1).stderr)
+    assert "add --yes" in one_line(ground.run("gotask", "queue", "purge", "default", code=1).stderr)
+    assert ground.json("job", "show", id)["status"] == "PENDING"
+
+
+def test_a_closed_pipe_is_no_error(ground: Ground) -> None:
+    # Given more output than a pipe holds
+    for _ in range(3):
+        ground.gotask("job", "submit", "echo", "--payload", '{"x": "' + "y" * 30_000 + '"}')
+    gotask = " ".join(command("gotask"))
+    # When its reader leaves early
+    done = subprocess.run(
+        f"{gotask} job list --json | head -c 10 >/dev/null",
+        shell=True,
+        cwd=ground.folder,
+        env=ground.env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    # Then nothing is complained about
+    assert done.stderr == ""
+
+
+def test_ctrl_c_ends_a_wait_quietly(ground: Ground) -> None:
+    id = ground.json("job", "submit", "echo")["id"]
+    program = ground.start("gotask", "job", "wait", id)
+    with pytest.raises(subprocess.TimeoutExpired):
+        program.process.wait(1.5)
+    assert program.stop(signal.SIGINT) == 130
+    assert "Traceback" not in program.output
+
+
+def test_a_wait_that_takes_too_long(ground: Ground) -> None:
+    id = ground.json("job", "submit", "echo")["id"]
+    done = ground.run("gotask", "job", "wait", id, "--wait-timeout", "0.2", code=3)
+    assert one_line(done.stderr) == f"gotask: Job {id} had not ended in time: it is PENDING."
