@@ -594,9 +594,10 @@ cdef class Segment:
         return gt_load(&gt_lane_at(&self.seg, gt_owner_index(me)).stop) == me
 
     def waiting(self, ring):
-        cdef uint64_t which = bounded(ring, "ring", 0, GT_RINGS - 1)
+        cdef uint64_t head, which = bounded(ring, "ring", 0, GT_RINGS - 1)
         self.mapped()
-        return gt_load(&self.seg.header.tails[which]) - gt_load(&self.seg.header.heads[which])
+        head = gt_load(&self.seg.header.heads[which])
+        return max(0, <object>gt_load(&self.seg.header.tails[which]) - <object>head)
 
     def is_first(self, owner):
         cdef uint32_t me = self.owner(owner)
