@@ -3,7 +3,7 @@
 from math import isnan
 from typing import Protocol
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from gotask import clock
 from gotask.errors import InvalidInput
@@ -48,7 +48,7 @@ class Context(Struct):
     lease: int = 0  # grows with every run of any job: a fencing token for the stores a task writes to
     metadata: Metadata | None = None
     ends_at: float | None = None  # gotask.clock.monotonic() at the time limit
-    line: Line = NoLine()
+    line: Line = field(default_factory=NoLine)
 
     def progress(self, percent: float, note: str = "") -> None:
         """Tell how far the job is, in per cent, for its page and for whoever waits. What is out of bounds is clipped."""
