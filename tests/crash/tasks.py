@@ -86,3 +86,50 @@ async def nap(n: int, seconds: float, ctx: Context) -> str:
     await asyncio.sleep(seconds)
     note("end", ctx)
     return answer(n)
+
+
+@app.task(timeout=0.5, max_retries=1, retry_delay=0.05)
+def spin(ctx: Context) -> None:
+    """Runs past its limit in Python code, as a thread can be interrupted only there."""
+    note("start", ctx)
+    while True:
+        time.sleep(0.01)
+
+
+@app.task(timeout=0.5, max_retries=0)
+def oversleep(ctx: Context) -> None:
+    """Runs past its limit in a system call, which a signal ends in the main thread."""
+    note("start", ctx)
+    time.sleep(60)
+
+
+@app.task(timeout=0.5, max_retries=0)
+async def overnap(ctx: Context) -> None:
+    note("start", ctx)
+    await asyncio.sleep(60)
+
+
+@app.task
+def steps(count: int, ctx: Context) -> int:
+    """Tells its progress, until it is told to go on."""
+    for step in range(1, count + 1):
+        ctx.progress(100 * step / count, f"step {step}")
+        time.sleep(0.02)
+    return count
+
+
+@app.task
+def big(size: int) -> str:
+    return "x" * size
+
+
+@app.task
+def fork_and_die() -> int:
+    """A child of a task's own that ends before anybody waits for it."""
+    pid = os.fork()
+    if pid == 0:
+        if os.fork() == 0:
+            time.sleep(0.3)
+        os._exit(0)
+    os.waitpid(pid, 0)
+    return os.getpid()

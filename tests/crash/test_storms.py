@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from gotask.backends import Backend
-from gotask.model import NewJob
-from tests.crash.harness import SCALE, History, Node, alive, check, drained, enqueue, fetch, kill, node, until
+from gotask.errors import BackendDown
+from gotask.model import NewJob, Queue
+from tests.crash.harness import SCALE, History, Node, alive, check, drained, enqueue, fetch, kill, node, opened, until
 
 pytestmark = pytest.mark.timeout(1800)
 JOBS = int(20_000 * SCALE)
@@ -136,21 +138,40 @@ def test_a_stopped_node_is_fenced_when_it_wakes(storage: str, backend: Backend, 
     with node(storage, tmp_path, "-c", "2", "--lease", "1") as first:
         ids = enqueue(backend, [("work", json.dumps({"n": n, "ms": 20})) for n in range(300)])
         until("the first node has begun", lambda: len(History.read(first.witness).starts) > 10)
-        family = first.family()
-        for pid in family:
-            kill(pid, 19)  # SIGSTOP
+        family = freeze(first, storage)
         # When it sleeps for longer than its lease while the other takes over, and then wakes
         with node(storage, tmp_path / "b", "-c", "2", "--lease", "1") as second:
             drained(backend, 30)
             before = fetch(backend, ids)
             for pid in reversed(family):
-                kill(pid, 18)  # SIGCONT
+                kill(pid, signal.SIGCONT)
             late = enqueue(backend, [("work", json.dumps({"n": n, "ms": 0})) for n in range(50)])
             drained(backend, 30)
             # Then what it settles late changes nothing
             assert fetch(backend, ids) == before
             assert all(job.crashes <= 1 for job in before.values())
             check_both(ids, late, first, second)
+
+
+def freeze(running: Node, storage: str) -> list[int]:
+    """Stop all processes of a node, at an instant at which none of them is writing to the store: an embedded store has one
+    writer, so one that is stopped in the middle would hold up all others for as long, and there would be nothing to see."""
+    family = running.family()
+    impatient = opened(f"{storage}?timeout=0.3")
+    try:
+        for _ in range(50):
+            for pid in family:
+                kill(pid, signal.SIGSTOP)
+            try:
+                impatient.put(Queue(name="probe"))
+                return family
+            except BackendDown:
+                for pid in family:
+                    kill(pid, signal.SIGCONT)
+                time.sleep(0.01)
+        raise AssertionError("the node was always writing")
+    finally:
+        impatient.close()
 
 
 def check_both(ids: list[str], late: list[str], first: Node, second: Node) -> None:

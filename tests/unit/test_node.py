@@ -1,0 +1,190 @@
+"""The parts of a node that need no other process."""
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from gotask._core.ring import INNOCENT, OVERDUE, SUSPECT, SUSPECT_ALONE, TORN, Loss
+from gotask.clock import from_epoch, now
+from gotask.errors import Cancel, Cancelled, NotConfigured, Retry, Snooze, TimeLimit
+from gotask.model import ERROR_MAX, Job, NewJob, Rules, Settlement, Worker
+from gotask.node import frame
+from gotask.node.ledger import Ledger
+from gotask.node.notices import Notices, TaskSpec
+from gotask.node.registry import LifeLine, Registry, boot_id, new_owner
+from gotask.node.run import interruption, judge, text
+from gotask.node.worker import load_tasks
+from gotask.policy import Outcome
+from gotask.states import Event, State
+from gotask.task import Misfit, Task
+
+
+def task(**options: object) -> Task[[], None]:
+    def body() -> None: ...
+
+    return Task(body, **options)  # type: ignore[arg-type]
+
+
+JOB = frame.decode(frame.encode(Job(id="a", type="body", queue="q", lease=5), 12.5))
+
+
+@pytest.mark.parametrize(
+    ("error", "verdict", "seconds"),
+    [
+        (Retry(7.0), "retry", 7.0),
+        (Snooze(8.0), "snooze", 8.0),
+        (Cancel("enough"), "cancelled", None),
+        (Cancelled(), "cancelled", None),
+        (TimeLimit(), "timeout", None),
+        (Misfit("no"), "misfit", None),
+        (ValueError("boom"), "failed", None),
+        (SystemExit(3), "failed", None),
+        (KeyboardInterrupt(), "failed", None),
+    ],
+)
+def test_each_way_to_end_has_its_verdict(error: BaseException, verdict: str, seconds: float | None) -> None:
+    outcome = judge(JOB, task(), error)
+    assert (outcome.verdict, outcome.seconds) == (verdict, seconds)
+
+
+def test_the_task_says_which_exceptions_may_be_retried() -> None:
+    picky = task(no_retry_on=(ValueError,))
+    assert not judge(JOB, picky, ValueError()).retryable
+    assert judge(JOB, picky, KeyError()).retryable
+
+
+def test_an_error_text_keeps_its_end_and_survives_a_broken_str() -> None:
+    class Broken(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("not even this")
+
+    assert text(Broken())  # whatever it says, it says something
+    long = text(ValueError("x" * 50_000 + "the end"))
+    assert len(long) <= ERROR_MAX
+    assert long.endswith("the end")
+
+
+def test_a_cancelled_coroutine_is_told_apart_from_one_that_cancelled_itself() -> None:
+    own = asyncio.CancelledError()
+    assert isinstance(interruption(own, TimeLimit), TimeLimit)
+    assert isinstance(interruption(own, Cancelled), Cancelled)
+    assert interruption(own, None) is own
+    other = ValueError()
+    assert interruption(other, TimeLimit) is other
+
+
+def test_a_frame_carries_what_a_run_needs() -> None:
+    job = Job(id="a", type="t", queue="q", lease=9, retry_count=1, crashes=2, metadata={"k": 1})
+    read = frame.decode(frame.encode(job, 30.0))
+    assert (read.id, read.type, read.queue, read.lease, read.retry_count, read.crashes, read.timeout, read.metadata) == (
+        *("a", "t", "q", 9, 1, 2, 30.0),
+        {"k": 1},
+    )
+
+
+@pytest.mark.parametrize(
+    ("verdict", "cancelled", "expected"),
+    [
+        (SUSPECT, False, Outcome("crashed", alone=False)),
+        (SUSPECT_ALONE, False, Outcome("crashed", alone=True)),
+        (OVERDUE, False, Outcome("timeout")),
+        (OVERDUE, True, Outcome("cancelled")),
+        (INNOCENT, False, Outcome("released")),
+    ],
+)
+def test_a_lost_frame_is_judged_by_how_its_worker_died(verdict: int, cancelled: bool, expected: Outcome) -> None:
+    outcome = frame.outcome_of_loss(Loss(1, verdict, 9), cancelled)
+    assert (outcome.verdict, outcome.alone) == (expected.verdict, expected.alone)
+    assert outcome.error
+
+
+def test_a_wait_status_is_said_in_words() -> None:
+    assert frame.death(9) == "killed by SIGKILL"
+    assert frame.death(3 << 8) == "exited with code 3"
+
+
+def test_a_torn_result_means_running_again() -> None:
+    assert frame.read_outcome(TORN, b"").verdict == "released"
+
+
+def test_notices_outlive_their_writers_and_a_torn_table_is_no_table() -> None:
+    # Given a board nobody wrote on
+    board = Notices()
+    assert board.tasks() is None
+    assert not board.cut_off
+    # When a worker publishes its tasks, and another generation fewer
+    board.publish([TaskSpec("a", "q", Rules(max_retries=1)), TaskSpec("b", "q", Rules())])
+    board.publish([TaskSpec("c", "q", Rules(timeout=2.0))])
+    # Then the last one stands
+    tasks = board.tasks()
+    assert tasks is not None
+    assert set(tasks) == {"c"}
+    assert tasks["c"].rules.timeout == 2.0
+    # And a half-written one is not believed
+    os.pwrite(board._fd, b"\xff", 16)
+    assert board.tasks() is None
+    board.cut_off = True
+    assert board.cut_off
+
+
+def test_a_ledger_counts_a_ticket_once_however_often_it_is_lost() -> None:
+    ledger = Ledger()
+    ledger.jobs[7] = Job(id="a", lease=1)
+    ledger.end(7, Settlement("a", 1, Event.ACK))
+    ledger.dismiss(7)
+    ledger.dismiss(7)
+    assert ledger.tickets == {7}
+    assert not ledger.empty
+    assert ledger.settled() == 2
+    assert ledger.empty
+
+
+def test_orphans_are_given_back_only_on_proof_of_death(tmp_path: Path) -> None:
+    from gotask import backends
+
+    # Given a node that is alive and one whose lock file can be had, each with a running job
+    backend = backends.open(f"sqlite:///{tmp_path}/jobs.db")
+    lines = {name: LifeLine(tmp_path / "nodes", new_owner(name)) for name in ("alive", "dead")}
+    jobs = {}
+    for name, line in lines.items():
+        owner = line.path.stem
+        backend.put(Worker(name=owner, boot_id=boot_id(), lock=str(line.path), seen_at=from_epoch(now())))
+        backend.enqueue_many([NewJob(type="t")])
+        jobs[name] = backend.lease({"default": 1}, owner, 600.0)[0]
+    os.close(lines["dead"]._fd)
+    # When a third one starts
+    third = Registry(backend, Worker(name=new_owner("third"), boot_id=boot_id()))
+    assert third.give_back_orphans() == 1
+    # Then the dead one's job waits again, nothing burned, and the other's still runs
+    alive, dead = backend.get_many([jobs["alive"].id, jobs["dead"].id])
+    assert alive is not None
+    assert dead is not None
+    assert (alive.status, dead.status, dead.crashes) == (State.RUNNING, State.PENDING, 0)
+    assert [worker.name for worker in backend.all(Worker)] == [lines["alive"].path.stem]
+    lines["alive"].close()
+    backend.close()
+
+
+@pytest.mark.parametrize(
+    ("spec", "sentence"),
+    [
+        ("no_such_module_at_all:app", "cannot be imported: ModuleNotFoundError"),
+        ("broken_app:app", "cannot be imported: ZeroDivisionError"),
+        ("os:path", "There is no GoTask app called 'path' in os"),
+    ],
+)
+def test_an_app_that_cannot_be_loaded_is_a_sentence(
+    spec: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_app.py").write_text("1 / 0\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(NotConfigured, match=sentence):
+        load_tasks(spec)
+
+
+def test_the_builtin_app_is_there_when_none_is_named() -> None:
+    assert {"echo", "math", "email", "report"} <= set(load_tasks(""))
+    assert "gotask.builtin" in sys.modules
