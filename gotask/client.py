@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 import gotask.service
 from gotask import __version__, clock
-from gotask.calls import CALLS, WAIT_MAX_S, Batch, Call
+from gotask.calls import CALLS, WAIT_MAX_S, Batch, Call, JobList
 from gotask.errors import BY_HTTP, BackendDown, GotaskError, InvalidInput, NotConfigured, ResultTimeout, Unauthorized
 from gotask.model import Job, NewJob
 from gotask.states import FINISHED
@@ -34,6 +34,23 @@ PAUSE_S: Final = 0.2  #: seconds before the second try; doubled, and shortened b
 SAFE: Final = frozenset({"create_job", "create_jobs"})
 AGAIN: Final = frozenset({429, 502, 503, 504})
 REFUSED: Final[dict[int, type[GotaskError]]] = {**BY_HTTP, 400: InvalidInput, 403: Unauthorized, 415: InvalidInput}
+
+
+class _Job(Job):
+    """A job as it is read: msgspec decodes no union of Raw with null."""
+
+    result: Raw = Raw(b"null")
+
+    def __post_init__(self) -> None:
+        if bytes(self.result) == b"null":
+            self.result = None  # type: ignore[assignment]  # what Job has
+
+
+class _JobList(JobList):
+    jobs: list[_Job]  # type: ignore[assignment]  # lists are invariant, and this one is only read
+
+
+READ_AS: Final[dict[Any, Any]] = {Job: _Job, JobList: _JobList}
 
 
 class Request(NamedTuple):
@@ -109,7 +126,7 @@ class Client(Operations):
     def _read(self, call: Call, answer: httpx.Response) -> Any:
         if answer.is_success:
             try:
-                return msgspec.json.decode(answer.content, type=call.answer)
+                return msgspec.json.decode(answer.content, type=READ_AS.get(call.answer, call.answer))
             except msgspec.DecodeError as error:
                 raise GotaskError(f"{self._url} is no GoTask server, or one of another version: {error}.") from None
         try:

@@ -55,7 +55,7 @@ class Queues:
         """Change a queue's settings; what is left out stays. With `version`, only if it is still the stored one."""
         wanted = {key: value for key, value in asdict(_sound(change)).items() if value is not UNSET}
         version = wanted.pop("version", None)
-        if wanted.setdefault("name", name) != name:
+        if wanted.pop("name", name) != name:
             raise InvalidInput(f"name: the queue at this address is {name!r}, and a queue cannot be renamed.")
         return self._change(name, version, **wanted)
 

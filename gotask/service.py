@@ -187,19 +187,23 @@ class Service(Queues):
 
 def checked(job: NewJob) -> NewJob:
     """A job from Python code, held to the same bounds as one that came as JSON."""
-    payload.check(bytes(job.payload))
+    _check_payload(job)  # first: it is part of what is decoded next, and has a sentence of its own
     return admitted(decode(NewJob, msgspec.json.encode(job)))
 
 
 def admitted(job: NewJob) -> NewJob:
     """A decoded job, its payload looked at once and for all."""
+    _check_payload(job)
+    if job.delay is not None and job.scheduled_at is not None:
+        raise InvalidInput("delay: a job has either a delay or scheduled_at, not both.")
+    return job
+
+
+def _check_payload(job: NewJob) -> None:
     try:
         payload.check(bytes(job.payload))
     except GotaskError as error:
         raise type(error)(f"payload: {error}") from None
-    if job.delay is not None and job.scheduled_at is not None:
-        raise InvalidInput("delay: a job has either a delay or scheduled_at, not both.")
-    return job
 
 
 def accepted(answer: Enqueued) -> Job:
