@@ -74,7 +74,7 @@ class JobBody(Rules):
     metadata: dict[str, str | int | float | bool | None] | None = None
 
 
-class NewJob(JobBody, kw_only=True, forbid_unknown_fields=True):
+class NewJob(JobBody, kw_only=True, forbid_unknown_fields=True, gc=False):
     """A job as it is asked for. `delay` (seconds) is judged by the store's clock, unlike `scheduled_at`."""
 
     type: Name
@@ -91,7 +91,7 @@ class Attempt(Struct, omit_defaults=True):
     error: str | None = None
 
 
-class Job(JobBody):
+class Job(JobBody, gc=False):
     """A stored unit of work. `due_at` means what its state says (see gotask.states.MEANING)."""
 
     status: State = State.PENDING
@@ -121,7 +121,7 @@ class Enqueued(Struct):
     job: Job
 
 
-class Settlement(Struct):
+class Settlement(Struct, gc=False):
     """How one lease ends, as a value. `due_in` (seconds) is when the job wakes, or how long it is remembered."""
 
     id: str
@@ -135,7 +135,7 @@ class Settlement(Struct):
     queue: str | None = None  # the dead-letter queue it moves to
 
 
-class Beat(Struct):
+class Beat(Struct, gc=False):
     """A sign of life for one lease, with the task's progress if it said any."""
 
     id: str

@@ -16,7 +16,7 @@ from gotask._core.ring import ALONE, Segment
 from gotask.backends import Backend
 from gotask.clock import boottime, monotonic
 from gotask.errors import BackendDown
-from gotask.model import GRACE_S, Beat, Held, Job, Queue, Settlement
+from gotask.model import GRACE_S, Beat, Held, Job, Queue
 from gotask.node import frame
 from gotask.node.bell import Bell
 from gotask.node.catalog import Catalog
@@ -126,28 +126,34 @@ class Dispatcher:
         """Turn reports and losses into settlements, unless too many are waiting for the store already."""
         if len(self.ledger.settlements) > DRAIN_MOST:
             return 0
-        ran = total = 0.0
-        for report in self._segment.drain(DRAIN_MOST):
-            if report.kind == frame.PROGRESS:
-                self.ledger.note(report.ticket, report.body)
-                continue
-            ran, total = ran + report.seconds, total + 1
-            job = self.ledger.jobs.get(report.ticket)
-            if job is None:
-                self.ledger.dismiss(report.ticket)
-            elif report.kind == frame.DONE:
-                self.ledger.end(report.ticket, Settlement(job.id, job.lease, Event.ACK, None, report.body))
-            else:
-                self._decide(report.ticket, job, frame.read_outcome(report.kind, report.body))
-        if total:
-            self._run_s += (ran / total - self._run_s) * min(1.0, 0.1 + total / 100)
+        reports = self._segment.drain(DRAIN_MOST)
+        ledger = self.ledger
+        done = [report for report in reports if report[1] == frame.DONE]
+        ledger.done_many(done)
+        if len(done) < len(reports):
+            for ticket, kind, final, _, body in reports:
+                if final and kind != frame.DONE:
+                    self._conclude(ticket, frame.read_outcome(kind, body))
+                elif not final:
+                    ledger.note(ticket, body)
+        self._measure_runs([report[3] for report in reports if report[2]])
         for loss in self._segment.losses():
-            job = self.ledger.jobs.get(loss.ticket)
-            if job is None:
-                self.ledger.dismiss(loss.ticket)
-            else:
-                self._decide(loss.ticket, job, frame.outcome_of_loss(loss, self.ledger.is_cancelled(loss.ticket)))
-        return len(self.ledger.tickets)
+            self._conclude(loss.ticket, frame.outcome_of_loss(loss, loss.ticket in ledger.cancelled))
+        return len(ledger.tickets)
+
+    def _measure_runs(self, seconds: Sequence[float]) -> None:
+        """Batches of one move the average slowly, large ones at once."""
+        if seconds:
+            mean = sum(seconds) / len(seconds)
+            self._run_s += (mean - self._run_s) * min(1.0, 0.1 + len(seconds) / 100)
+
+    def _conclude(self, ticket: int, outcome: Outcome) -> None:
+        """A run ended in another way than by returning."""
+        job = self.ledger.jobs.get(ticket)
+        if job is None:
+            self.ledger.tickets.add(ticket)  # of a lease that is no longer ours: only its slot is of interest
+        else:
+            self._decide(ticket, job, outcome)
 
     def _decide(self, ticket: int | None, job: Job, outcome: Outcome) -> None:
         rules, dead_letters = self._catalog.rules(job), self._catalog.dead_letters(job)
@@ -246,7 +252,7 @@ class Dispatcher:
         if not beats:
             return
         for (ticket, job), held in zip(pairs, self._backend.extend_many(beats, self._lease_s), strict=True):
-            if held is Held.CANCEL and not self.ledger.is_cancelled(ticket):
+            if held is Held.CANCEL and ticket not in self.ledger.cancelled:
                 self._cancel(ticket, job)
 
     def _cancel(self, ticket: int, job: Job) -> None:

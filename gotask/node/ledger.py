@@ -1,14 +1,20 @@
 """What a dispatcher has in hand: jobs by ticket, what they said of their progress, and endings not yet written down."""
 
 from collections import Counter
+from collections.abc import Sequence
+from operator import attrgetter
+from typing import Final
 
 import msgspec
 
+from gotask._core.ring import Report
 from gotask.model import Job, Settlement
 from gotask.node.frame import Progress
 from gotask.states import Event
 
-_decode_progress = msgspec.msgpack.Decoder(Progress).decode
+ACK: Final = Event.ACK  # an enum's member costs a lookup, and this one is needed for every job
+_queue_and_type: Final = attrgetter("queue", "type")
+_decode_progress: Final = msgspec.msgpack.Decoder(Progress).decode
 
 
 class Ledger:
@@ -18,28 +24,40 @@ class Ledger:
         self.cancelled: set[int] = set()
         self.settlements: list[Settlement] = []
         self.tickets: set[int] = set()  # slots to free once the settlements are written
-        self.ends: Counter[tuple[str, str, Event]] = Counter()  # (queue, type, event) -> how often, for metrics
+        self.acks: Counter[tuple[str, str]] = Counter()  # (queue, type) -> jobs done, for metrics
+        self.ends: Counter[tuple[str, str, Event]] = Counter()  # (queue, type, event) -> runs that ended in any other way
 
     @property
     def empty(self) -> bool:
         return not (self.jobs or self.settlements or self.tickets)
 
-    def end(self, ticket: int | None, settlement: Settlement, job: Job | None = None) -> None:
+    def done_many(self, reports: Sequence[Report]) -> None:
+        """Tasks returned; a ticket that is not in hand has only a slot to free. The hot path: no call and no hash too many."""
+        take, settle, ended = self.jobs.pop, self.settlements.append, []
+        tickets = [report[0] for report in reports]
+        for ticket, _, _, _, result in reports:
+            job = take(ticket, None)
+            if job is not None:
+                settle(Settlement(job.id, job.lease, ACK, None, result))
+                ended.append(job)
+        self.tickets.update(tickets)
+        self.acks.update(map(_queue_and_type, ended))
+        if self.progress or self.cancelled:
+            for ticket in tickets:
+                self._forget(ticket)
+
+    def end(self, ticket: int | None, settlement: Settlement, job: Job) -> None:
         """Take a job out of hand; `ticket` None if its slot is free already."""
         if ticket is not None:
-            job = self.jobs.pop(ticket)
+            self.jobs.pop(ticket, None)
             self.tickets.add(ticket)
-            if self.progress:
-                self.progress.pop(ticket, None)
-            if self.cancelled:
-                self.cancelled.discard(ticket)
+            self._forget(ticket)
         self.settlements.append(settlement)
-        if job is not None:
-            self.ends[job.queue, job.type, settlement.event] += 1
+        self.ends[job.queue, job.type, settlement.event] += 1
 
-    def dismiss(self, ticket: int) -> None:
-        """A run of a lease that is no longer ours: only its slot is of interest."""
-        self.tickets.add(ticket)
+    def _forget(self, ticket: int) -> None:
+        self.progress.pop(ticket, None)
+        self.cancelled.discard(ticket)
 
     def settled(self) -> int:
         """All endings are written down; how many."""
@@ -55,6 +73,3 @@ class Ledger:
     def take_progress(self, ticket: int) -> tuple[float | None, str | None]:
         said = self.progress.pop(ticket, None)
         return (said.percent, said.note) if said else (None, None)
-
-    def is_cancelled(self, ticket: int) -> bool:
-        return ticket in self.cancelled

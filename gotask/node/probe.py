@@ -103,7 +103,9 @@ class Probe:
             event: CounterMetricFamily(name, f"Jobs whose run ended with {event}.", labels=["queue", "type"])
             for event, name in COUNTERS.items()
         }
-        for (queue, kind, event), count in list(self._dispatcher.ledger.ends.items()):
+        ledger = self._dispatcher.ledger
+        acks = [((queue, kind, Event.ACK), count) for (queue, kind), count in list(ledger.acks.items())]
+        for (queue, kind, event), count in [*acks, *ledger.ends.items()]:
             if event in families:
                 families[event].add_metric([queue, kind], count)
         return families.values()

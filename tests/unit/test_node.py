@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gotask._core.ring import INNOCENT, OVERDUE, SUSPECT, SUSPECT_ALONE, TORN, Loss
+from gotask._core.ring import INNOCENT, OVERDUE, SUSPECT, SUSPECT_ALONE, TORN, Loss, Report
 from gotask.clock import from_epoch, now
 from gotask.errors import Cancel, Cancelled, NotConfigured, Retry, Snooze, TimeLimit
 from gotask.model import ERROR_MAX, Job, NewJob, Rules, Settlement, Worker
@@ -133,11 +133,11 @@ def test_notices_outlive_their_writers_and_a_torn_table_is_no_table() -> None:
 def test_a_ledger_counts_a_ticket_once_however_often_it_is_lost() -> None:
     ledger = Ledger()
     ledger.jobs[7] = Job(id="a", lease=1)
-    ledger.end(7, Settlement("a", 1, Event.ACK))
-    ledger.dismiss(7)
-    ledger.dismiss(7)
+    ledger.done_many([Report(7, frame.DONE, True, 0.1, b"null")] * 2)
+    ledger.tickets.add(7)
     assert ledger.tickets == {7}
     assert not ledger.empty
+    assert ledger.settlements == [Settlement("a", 1, Event.ACK, result=b"null")]
     assert ledger.settled() == 2
     assert ledger.empty
 
