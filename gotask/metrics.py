@@ -1,9 +1,10 @@
 """The server's Prometheus metrics. What the store knows is read when asked for; what happens here is counted as it happens."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from prometheus_client import CollectorRegistry, Counter, disable_created_metrics, generate_latest, values
+from prometheus_client import CollectorRegistry, Counter, disable_created_metrics, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.metrics_core import GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -56,7 +57,7 @@ def exposition(backend: "Backend") -> Callable[[], tuple[str, bytes]]:
     """What makes the page at /metrics: its content type and body. It asks the store, so it must not run on an event loop."""
     registry = CollectorRegistry()
     registry.register(StoreCollector(backend))
-    several = "Multi" in values.ValueClass.__name__
+    several = "PROMETHEUS_MULTIPROC_DIR" in os.environ  # as the library decided when it was imported
     counters = CollectorRegistry() if several else _registry
     if several:
         MultiProcessCollector(counters)  # type: ignore[no-untyped-call]

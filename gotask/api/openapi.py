@@ -2,9 +2,11 @@
 
 from functools import cache
 from http import HTTPStatus
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import msgspec
+from msgspec import Raw, Struct
 
 import gotask.service  # noqa: F401 - its operations fill CALLS
 from gotask import __version__
@@ -30,7 +32,8 @@ def page() -> tuple[str, bytes]:
 
 def document() -> dict[str, Any]:
     kinds = list({kind: None for call in CALLS.values() for kind in (call.body, call.query, call.answer) if kind})
-    schemas, components = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
+    template = "#/components/schemas/{name}"
+    schemas, components = msgspec.json.schema_components([_shown(kind) for kind in kinds], ref_template=template)
     refs = dict(zip(kinds, schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
     for call in CALLS.values():
@@ -50,6 +53,39 @@ def document() -> dict[str, Any]:
             },
         },
     }
+
+
+def _shown(kind: Any) -> Any:
+    """A type for description: raw JSON becomes any value, since msgspec can describe no default that is Raw."""
+    if kind is Raw:
+        return Any
+    if isinstance(kind, type) and issubclass(kind, Struct):
+        return _shown_struct(kind)
+    arguments = get_args(kind)
+    if get_origin(kind) is Annotated:
+        return Annotated[_shown(arguments[0]), *kind.__metadata__]
+    if isinstance(kind, UnionType) or get_origin(kind) is Union:
+        return Union[tuple(_shown(one) for one in arguments)]  # noqa: UP007 - made from a tuple
+    return get_origin(kind)[tuple(_shown(one) for one in arguments)] if get_origin(kind) in (list, dict) else kind
+
+
+@cache
+def _shown_struct(kind: type[Struct]) -> type[Struct]:
+    hints = get_type_hints(kind, include_extras=True)
+    fields: list[Any] = []
+    for field in msgspec.structs.fields(kind):
+        options = {"default": field.default, "default_factory": field.default_factory}
+        if isinstance(field.default, Raw):
+            options["default"] = msgspec.json.decode(field.default)
+        if isinstance(options["default"], dict):
+            options = {"default_factory": dict}
+        fields.append((field.name, _shown(hints[field.name]), msgspec.field(**options)))
+    strict = kind.__struct_config__.forbid_unknown_fields
+    namespace = {"__doc__": kind.__doc__}
+    made: type[Struct] = msgspec.defstruct(
+        kind.__name__, fields, kw_only=True, forbid_unknown_fields=strict, namespace=namespace
+    )
+    return made
 
 
 def _operation(call: Call, refs: dict[Any, Any], components: dict[str, Any]) -> dict[str, Any]:

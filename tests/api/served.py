@@ -106,3 +106,19 @@ def read_all(peer: socket.socket) -> bytes:
     while part := peer.recv(65_536):
         parts.append(part)
     return b"".join(parts)
+
+
+def answer_of(peer: socket.socket) -> bytes:
+    """One answer with a Content-Length, head and body, from a connection that stays open."""
+    got = b""
+    while b"\r\n\r\n" not in got:
+        part = peer.recv(65_536)
+        assert part, "the server hung up"
+        got += part
+    head, _, body = got.partition(b"\r\n\r\n")
+    length = int(next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")).split(b":")[1])
+    while len(body) < length:
+        part = peer.recv(65_536)
+        assert part, "the server hung up"
+        body += part
+    return head + b"\r\n\r\n" + body

@@ -1,0 +1,153 @@
+"""A store that fails or is slow, behind the application itself: no request hangs, none gets a stack trace."""
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import falcon.testing
+import pytest
+
+from gotask import backends
+from gotask.api import rest
+from gotask.api.gather import Gather
+from gotask.backends import Backend
+from gotask.errors import BackendDown
+from gotask.model import NewJob, Tick
+from gotask.service import Service
+from gotask.ticker import AT_MOST_S, Ticker
+
+
+class Away:
+    """A backend in front of a backend, that raises what it is told to."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self.error: Exception | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        if self.error is not None:
+            raise self.error
+        return getattr(self._backend, name)
+
+
+@pytest.fixture
+def away(tmp_path: Any) -> Any:
+    backend = backends.open(f"sqlite:///{tmp_path}/jobs.db")
+    yield Away(backend)
+    backend.close()
+
+
+def test_a_store_that_is_away_is_503(away: Any) -> None:
+    # Given an application whose store does not answer
+    web = falcon.testing.TestClient(rest.build(Service(away)))
+    away.error = BackendDown("The store at example does not answer.")
+    # When anything is asked
+    for verb, path, body in (
+        ("POST", "/api/v1/jobs", {"type": "echo"}),
+        ("POST", "/api/v1/jobs/batch", {"jobs": [{"type": "echo"}]}),
+        ("GET", "/api/v1/jobs/x", None),
+        ("GET", "/api/v1/jobs/x/wait", None),
+        ("GET", "/ready", None),
+    ):
+        answer = web.simulate_request(verb, path, json=body, host="localhost")
+        # Then it is told so, and when to come again
+        assert answer.status_code == 503, path
+        assert answer.headers["Retry-After"] == "1"
+        assert "does not answer" in answer.json["detail"]
+    # And the process counts as alive
+    assert web.simulate_get("/health", host="localhost").status_code == 200
+    # When the store is back, then so is everything
+    away.error = None
+    assert web.simulate_post("/api/v1/jobs", json={"type": "echo"}, host="localhost").status_code == 201
+
+
+def test_a_bug_is_500_without_its_trace(away: Any) -> None:
+    # Given a store with a bug
+    web = falcon.testing.TestClient(rest.build(Service(away)))
+    away.error = ZeroDivisionError("secret detail")
+    # Then the answer is a sentence that tells nothing of it
+    answer = web.simulate_get("/api/v1/jobs/x", host="localhost")
+    assert (answer.status_code, answer.json["status"]) == (500, 500)
+    assert "secret" not in answer.text
+    assert "Traceback" not in answer.text
+
+
+async def _many(gather: Gather[int, int], numbers: range) -> list[Any]:
+    return await asyncio.gather(*(gather.submit(number) for number in numbers), return_exceptions=True)
+
+
+def test_batches_form_while_the_store_is_busy() -> None:
+    # Given a store that counts its calls
+    calls: list[int] = []
+
+    def double(numbers: Sequence[int]) -> list[int]:
+        calls.append(len(numbers))
+        return [2 * number for number in numbers]
+
+    gather: Gather[int, int] = Gather(double)
+    # When a hundred come at once
+    answers = asyncio.run(_many(gather, range(100)))
+    # Then each has its own answer, in few calls
+    assert answers == [2 * number for number in range(100)]
+    assert (sum(calls), len(calls) <= 3) == (100, True)
+    gather.close()
+
+
+def test_a_batch_that_fails_fails_for_each_in_it_and_no_longer() -> None:
+    # Given a store that fails once
+    fails = [True]
+
+    def once(numbers: Sequence[int]) -> list[int]:
+        if fails.pop() if fails else False:
+            raise BackendDown
+        return list(numbers)
+
+    gather: Gather[int, int] = Gather(once)
+    # When some come, then each hears of it; when others come, they are served
+    assert all(isinstance(answer, BackendDown) for answer in asyncio.run(_many(gather, range(5))))
+    assert asyncio.run(_many(gather, range(5))) == list(range(5))
+    gather.close()
+
+
+class Scripted:
+    """A backend that only ticks, as told."""
+
+    def __init__(self, *script: Tick | Exception) -> None:
+        self._script = list(script)
+        self.ticks = threading.Semaphore(0)
+
+    def tick(self) -> Tick:
+        self.ticks.release()
+        step = self._script.pop(0) if self._script else Tick()
+        if isinstance(step, Exception):
+            raise step
+        return step
+
+
+def test_a_ticker_comes_when_something_is_due(caplog: pytest.LogCaptureFixture) -> None:
+    # Given a store where much is due, then something soon, something late, nothing, and then an outage of two ticks
+    script = [Tick(promoted=9, next_in=0), Tick(next_in=0.3), Tick(next_in=99.0), Tick(), BackendDown(), BackendDown(), Tick()]
+    ticker = Ticker(Scripted(*script))  # type: ignore[arg-type]
+    # When it is ticked, then the next tick is then, or within a second
+    with caplog.at_level("INFO", "gotask.ticker"):
+        pauses = [ticker.once() for _ in script]
+    assert pauses[:4] == [0.0, 0.3, AT_MOST_S, AT_MOST_S]
+    # And the outage is told of once, and so is its end
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+
+
+def test_a_ticker_promotes_and_stops(away: Any) -> None:
+    # Given a job for a moment from now
+    (made,) = away.enqueue_many([NewJob(type="echo", id="later", delay=0.05)])
+    assert made.job.status == "SCHEDULED"
+    # When a ticker runs, then the job is promoted without a node
+    ticker = Ticker(away)
+    ticker.start()
+    watch = away.watch(["queue:default"])
+    for _ in range(100):
+        if away.get_many(["later"])[0].status == "PENDING":
+            break
+        watch.wait(0.1)
+    assert away.get_many(["later"])[0].status == "PENDING"
+    ticker.stop()
