@@ -89,7 +89,10 @@ class ServerSettings(Settings, kw_only=True):
     http_workers: Annotated[int, Meta(ge=1, le=256, description="Processes that answer HTTP.")] = 1
     metrics_port: Annotated[Port, Meta(description="Port of the server's Prometheus metrics; 0 turns it off.")] = 9090
     api_keys: Annotated[
-        tuple[str, ...], Meta(description="Keys that clients must send, separated by commas.", extra={"secret": True})
+        tuple[str, ...],
+        Meta(
+            description="Keys clients must send, by commas: the key itself, or name:role:sha256 of it.", extra={"secret": True}
+        ),
     ] = ()
     allow_anonymous: Annotated[
         bool, Meta(description="Serve an address other than loopback without API keys: anybody who reaches it may do anything.")

@@ -27,8 +27,7 @@ def run(args: argparse.Namespace) -> int:
     settings = flags.settings(ServerSettings, args)
     log.configure(settings.log_level, settings.log_format)
     free_port(settings.http_addr, settings.http_port, "-http-port")
-    if settings.metrics_port:
-        free_port(settings.http_addr, settings.metrics_port, "-metrics-port")
+    free_port(settings.http_addr, settings.metrics_port, "-metrics-port")
     store.promise(settings.url)
     try:
         from gotask.api import wsgi
@@ -41,6 +40,8 @@ def run(args: argparse.Namespace) -> int:
 
 def free_port(address: str, port: int, flag: str) -> None:
     """Raise InvalidInput if `port` stays taken, or cannot be listened on at all: said here, before anything has started."""
+    if not port:
+        return  # turned off
     until = clock.monotonic() + PATIENCE_S
     while True:
         try:

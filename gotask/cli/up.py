@@ -7,7 +7,7 @@ import sys
 from typing import Any, Final
 
 from gotask import __version__, log
-from gotask.cli import flags, output, store
+from gotask.cli import flags, output, server, store, worker
 from gotask.cli.supervisor import Child, Supervisor, python
 from gotask.settings import ServerSettings, WorkerSettings, settings_of
 
@@ -26,9 +26,18 @@ def add(sub: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     given = flags.given(args)
-    server, worker = flags.settings(ServerSettings, args), flags.settings(WorkerSettings, args)
-    log.configure(worker.log_level, worker.log_format)
-    promise = store.promise(server.url)
+    http, node = flags.settings(ServerSettings, args), flags.settings(WorkerSettings, args)
+    log.configure(node.log_level, node.log_format)
+    # all that can be wrong is said here, once and before anything starts; also, what answers at the port later is ours
+    for address, port, flag in (
+        (http.http_addr, http.http_port, "-http-port"),
+        (http.http_addr, http.metrics_port, "-metrics-port"),
+        (node.health_addr, node.health_port, "-health-port"),
+    ):
+        server.free_port(address, port, flag)
+    if node.app:
+        worker.app_exists(node.app)
+    promise = store.promise(http.url)
     env = os.environ | inherited(given)
     children = [
         # what a killed server leaves of its processes would keep the port; a node's processes leave by themselves
@@ -37,13 +46,13 @@ def run(args: argparse.Namespace) -> int:
     ]
 
     def ready() -> bool:
-        if not listening(server):
+        if not listening(http):
             return False
-        banner(server, worker, promise)
+        banner(http, node, promise)
         return True
 
-    patience = max(server.shutdown_timeout, worker.shutdown_timeout) + 5.0
-    return Supervisor(children, patience, ready=ready, until=WORKER if worker.burst else "").run()
+    patience = max(http.shutdown_timeout, node.shutdown_timeout) + 5.0
+    return Supervisor(children, patience, ready=ready, until=WORKER if node.burst else "").run()
 
 
 def inherited(given: dict[str, str]) -> dict[str, str]:
@@ -52,31 +61,29 @@ def inherited(given: dict[str, str]) -> dict[str, str]:
     return {every[name].variable if name in every else f"GOTASK_{name.upper()}": text for name, text in given.items()}
 
 
-def listening(server: ServerSettings) -> bool:
+def listening(http: ServerSettings) -> bool:
     try:
-        with socket.create_connection((server.http_addr, server.http_port), timeout=0.2):
+        with socket.create_connection((http.http_addr, http.http_port), timeout=0.2):
             return True
     except OSError:
         return False
 
 
-def banner(server: ServerSettings, worker: WorkerSettings, promise: str) -> None:
-    url = f"http://{'localhost' if server.http_addr == '127.0.0.1' else server.http_addr}:{server.http_port}"
+def banner(http: ServerSettings, node: WorkerSettings, promise: str) -> None:
+    url = f"http://{'localhost' if http.http_addr == '127.0.0.1' else http.http_addr}:{http.http_port}"
+    slots = f"{node.concurrency} at once in {node.processes} process{'es' if node.processes > 1 else ''}"
     rows = [
         ("API", f"{url}/api/v1/jobs"),
-        ("storage", f"{log.scrub(server.url)}: {promise}"),
-        (
-            "worker",
-            f"{worker.concurrency} at once in {worker.processes} processes, tasks of {worker.app or 'the built-in examples'}",
-        ),
+        ("storage", f"{log.scrub(http.url)}: {promise}"),
+        ("worker", f"{slots}, tasks of {node.app or 'the built-in examples'}"),
     ]
-    if server.metrics_port:
-        rows.append(("metrics", f"http://localhost:{server.metrics_port}/metrics"))
-    if worker.health_port:
-        rows.append(("health", f"http://localhost:{worker.health_port}/readyz"))
+    if http.metrics_port:
+        rows.append(("metrics", f"http://localhost:{http.metrics_port}/metrics"))
+    if node.health_port:
+        rows.append(("health", f"http://localhost:{node.health_port}/readyz"))
     output.say(f"GoTask {__version__} is up. Ctrl-C stops it and loses nothing.")
     output.sheet(rows)
-    key = " -H 'Authorization: Bearer <key>'" if server.api_keys else ""
+    key = " -H 'Authorization: Bearer <key>'" if http.api_keys else ""
     body = """'{"type": "echo", "payload": {"message": "Hello, GoTask!"}}'"""
     output.say(f"\nTry:\n  curl -X POST {url}/api/v1/jobs{key} -H 'Content-Type: application/json' -d {body}")
     output.say("  gotask job list\n")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from gotask import __version__, log
-from gotask.cli import exits, flags, server
+from gotask.cli import exits, flags, server, store
 from gotask.errors import InvalidInput, NotConfigured
 from gotask.settings import WorkerSettings
 
@@ -23,14 +23,14 @@ POOL: Final = "There is no pool to choose: a `def` task runs in a process or thr
 def run(args: argparse.Namespace) -> int:
     settings = flags.settings(WorkerSettings, args)
     log.configure(settings.log_level, settings.log_format)
-    if settings.health_port:
-        server.free_port(settings.health_addr, settings.health_port, "-health-port")
+    server.free_port(settings.health_addr, settings.health_port, "-health-port")
     if settings.app:
         app_exists(settings.app)
     if not sys.platform.startswith("linux"):
         raise NotConfigured("A worker needs Linux; producers and the server run anywhere.")
     if importlib.util.find_spec("gotask._core.ring") is None:
         raise NotConfigured("GoTask's extension is not built, and a worker needs it: run `make build`, or install a wheel.")
+    store.promise(settings.url)
     from gotask.node import launch
 
     return launch.run(settings)

@@ -59,8 +59,9 @@ def test_a_port_in_use(ground: Ground) -> None:
         # When a server, or everything, is started on it
         for name, argv in (("gotask-server", []), ("gotask", ["up"])):
             done = ground.run(name, *argv, code=2)
-            # Then it says so, ends, and does not try for ever
-            assert f"gotask-server: Port {ground.http} on 127.0.0.1 is in use by another program; choose another" in done.stderr
+            # Then it says so, ends, and neither tries for ever nor takes the other program for its own
+            said = f"{name}: Port {ground.http} on 127.0.0.1 is in use by another program; choose another with -http-port."
+            assert (done.stdout, one_line(done.stderr)) == ("", said)
 
 
 def test_an_app_that_does_not_import(ground: Ground) -> None:
