@@ -105,11 +105,10 @@ def find(db: apsw.Connection, filter: Filter) -> Page:
 
 
 def _conditions(filter: Filter) -> tuple[list[str], list[Any]]:
-    conditions: list[str] = []
+    conditions: list[str] = [] if filter.status is None else [sql.in_state(filter.status)]
     values: list[Any] = []
     for column, value in (
         ("j.queue = ?", filter.queue),
-        ("j.status = ?", None if filter.status is None else filter.status.value),
         ("b.type = ?", filter.type),
         ("j.worker_id = ?", filter.worker_id),
         ("j.unique_key = ?", filter.unique_key),

@@ -58,8 +58,8 @@ def _newborn(new: NewJob, id: str, now: float) -> Job:
     due = max(now + (new.delay or 0.0), to_epoch(new.scheduled_at) if new.scheduled_at is not None else 0.0)
     at = from_epoch(now)
     if due > now:
-        return born(new, id=id, status=_SLEEPS, due_at=from_epoch(due), created_at=at, updated_at=at)
-    return born(new, id=id, status=_WAITS, due_at=new.expires_at, created_at=at, updated_at=at)
+        return born(new, id, _SLEEPS, from_epoch(due), at)
+    return born(new, id, _WAITS, new.expires_at, at)
 
 
 def _insert(txn: Txn, fresh: list[Job]) -> None:

@@ -73,6 +73,8 @@ def _column(name: str) -> str:
     return f"{name} {affinity(name)}" + (f" NOT NULL DEFAULT {literal(default)}" if fixed else "")
 
 
+#: off the usual way of a job: few, often listed, and an index of them costs that way nothing
+RARE: Final = frozenset(State) - {*RULES[Event.LEASE].sources, RULES[Event.LEASE].to, RULES[Event.ACK].to}
 LEASED_FROM: Final = states(RULES[Event.LEASE].sources)
 RUNNING: Final = RULES[Event.LEASE].to
 
@@ -83,6 +85,7 @@ TABLES: Final = (
     f"CREATE INDEX ready ON jobs (queue, priority DESC, place, due_at) WHERE status IN ({LEASED_FROM})",
     "CREATE INDEX due ON jobs (due_at) WHERE due_at IS NOT NULL",
     f"CREATE UNIQUE INDEX held_keys ON jobs (unique_key) WHERE unique_key IS NOT NULL AND status IN ({states(LIVE)})",
+    f"CREATE INDEX rare ON jobs (status, seq) WHERE status IN ({states(RARE)})",
     # how many jobs each queue has in each state, kept by every transaction that changes one
     "CREATE TABLE counts (queue TEXT, status TEXT, n INTEGER NOT NULL, PRIMARY KEY (queue, status)) WITHOUT ROWID",
     # the sequences: `place` also numbers the rows, so that neither is ever reused
@@ -162,10 +165,15 @@ def writer(columns: tuple[str, ...]) -> Callable[[Job], Row]:
     return _compiled(f"def made(job):\n return ({', '.join(map(_writing, columns))},)")
 
 
-#: a NewJob as a Job; what the store decides is given by name
-born: Final[Callable[..., Job]] = _compiled(
-    f"def made(new, **given):\n return Job({', '.join(f'{name}=new.{name}' for name in BODY if name != 'id')}, **given)"
-)
+def _born() -> Callable[[NewJob, str, State, datetime | None, datetime], Job]:
+    decided = {"id": "id", "status": "status", "due_at": "due_at", "created_at": "at", "updated_at": "at"}
+    defaults = {field.name: field.default for field in fields(Job)}
+    parts = [decided.get(name) or (f"new.{name}" if name in BODY else repr(defaults[name])) for name in NAMES]
+    return _compiled(f"def made(new, id, status, due_at, at):\n return Job({', '.join(parts)})")
+
+
+#: a NewJob as the Job it becomes, with what the store decides: id, state, due time, now
+born: Final = _born()
 new_hot_row: Final = writer(NEW_HOT)
 new_cold_row: Final = writer(COLD)
 

@@ -5,7 +5,7 @@ A list of numbers or ids is bound as one array (`carray`), so that a batch is on
 
 from typing import Final
 
-from gotask.backends.schema import COLD, HOT, LEASED_FROM, NEW_HOT, RUNNING, literal, states
+from gotask.backends.schema import COLD, HOT, LEASED_FROM, NEW_HOT, RARE, RUNNING, literal, states
 from gotask.states import LIVE, ON_DUE, RULES, Event, State
 
 _SETTLED_FROM: Final = states(RULES[Event.ACK].sources)
@@ -108,6 +108,20 @@ PUT_RECORD: Final = (
     " ON CONFLICT (kind, name) DO UPDATE SET version = ?3, body = ?4"
 )
 DROP_RECORD: Final = "DELETE FROM records WHERE kind = ? AND name = ?"
+
+
+def in_state(state: State) -> str:
+    """The condition that a job is in `state`, in the form that finds the fewest jobs by an index.
+
+    The running are early in the index of due times, and counted, so a look from its start ends at the last of them.
+    """
+    word = literal(state.value)
+    if state in RARE:
+        return f"j.status = {word} AND j.status IN ({states(RARE)})"
+    if state is RUNNING:
+        running = f"SELECT seq FROM jobs INDEXED BY due WHERE due_at IS NOT NULL AND status = {word} ORDER BY due_at"
+        return f"j.seq IN ({running} LIMIT (SELECT coalesce(sum(n), 0) FROM counts WHERE status = {word}))"
+    return f"j.status = {word}"
 
 
 def page(conditions: list[str]) -> str:

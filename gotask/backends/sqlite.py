@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from gotask import clock as clocks
-from gotask.backends import dues, endings, hand, intake, leases, sql
+from gotask.backends import Backend, dues, endings, hand, intake, leases, sql
 from gotask.backends.bell import BellWatch
 from gotask.backends.home import Home, sqlite_home
 from gotask.backends.link import Links
@@ -151,3 +151,6 @@ class Sqlite:
 
     def close(self) -> None:
         self._links.close()
+
+
+_conforms: type[Backend] = Sqlite  # for the type checker

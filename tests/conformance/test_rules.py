@@ -53,6 +53,36 @@ def test_a_settlement_under_another_lease_is_fenced_off(lab: Lab, event: Event, 
     assert lab.settle(second, Event.ACK)
 
 
+@pytest.mark.parametrize("event", [Event.ACK, Event.RETRY, Event.BURY], ids=lambda event: event.value)
+def test_a_late_owner_is_fenced_off_when_another_node_has_the_job(lab: Lab, event: Event) -> None:
+    # Given jobs whose lease lapsed, and which another node leased meanwhile
+    lab.enqueue("a", "b")
+    first = lab.lease(2)
+    lab.advance(LEASE_S)
+    other = lab.another()
+    other.tick()
+    second = other.lease({"default": 2}, "node-2", LEASE_S)
+    before = other.get_many(["a", "b"])
+    # When the first owner settles and beats, then nothing happens
+    assert lab.store.settle_many([Settlement(job.id, job.lease, event) for job in first]) == [False, False]
+    assert lab.store.extend_many([Beat("a", first[0].lease)], LEASE_S) == [Held.LOST]
+    assert other.get_many(["a", "b"]) == before
+    # And of a batch under both numbers only the new ones hold
+    both = [Settlement(job.id, job.lease, event) for job in (*first, *second)]
+    assert lab.store.settle_many(both) == [False, False, True, True]
+
+
+def test_what_one_connection_leased_another_may_settle(lab: Lab) -> None:
+    # Given two jobs of one lease, one of which another connection settles first
+    lab.enqueue("a", "b")
+    jobs = lab.lease(2)
+    assert lab.another().settle_many([Settlement("b", jobs[1].lease, Event.BURY)]) == [True]
+    # Then the leasing one is told which of them still held
+    assert lab.store.settle_many([Settlement(job.id, job.lease, Event.ACK) for job in jobs]) == [True, False]
+    assert [lab.job(id).status for id in "ab"] == [State.SUCCESS, State.FAILED]
+    assert lab.store.counts() == {("default", State.SUCCESS): 1, ("default", State.FAILED): 1}
+
+
 def test_a_lease_number_is_never_used_again(lab: Lab) -> None:
     # Given an id that ended, was deleted and enqueued again
     first = lab.running("j")

@@ -318,7 +318,7 @@ def test_counts_are_those_of_the_table(store: sqlite.Sqlite) -> None:
     # Given a long random history, with duplicates, fences and endings of every kind
     dice = random.Random(7)
     running = []
-    for n in range(300):
+    for n in range(160):
         store.enqueue_many([new(id=f"j{dice.randrange(900)}", queue=dice.choice("ab")) for _ in range(dice.randrange(6))])
         running += store.lease({"a": dice.randrange(4), "b": dice.randrange(4)}, "n", 60.0)
         dice.shuffle(running)
@@ -352,6 +352,15 @@ def test_the_hot_statements_use_their_indexes(store: sqlite.Sqlite, statement: s
         plan = [str(row[3]) for row in db.execute(f"EXPLAIN QUERY PLAN {text}", (None,) * bound)]
     assert not [step for step in plan if "TEMP B-TREE" in step]
     assert not [step for step in plan if step.startswith("SCAN") and "USING" not in step and "carray" not in step]
+
+
+@pytest.mark.parametrize("state", [state for state in State if state not in (State.PENDING, State.SUCCESS)])
+def test_what_is_off_the_usual_way_is_listed_by_an_index(store: sqlite.Sqlite, state: State) -> None:
+    with links(store).read() as db:
+        text = sql.page([sql.in_state(state)])
+        plan = " ".join(str(row[3]) for row in db.execute(f"EXPLAIN QUERY PLAN {text}", (50, 0)))
+    assert "SCAN j" not in plan
+    assert "USING INDEX due" in plan if state is State.RUNNING else "USING INDEX rare" in plan
 
 
 def test_a_target_of_ones_own_needs_a_url() -> None:
