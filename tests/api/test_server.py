@@ -182,7 +182,10 @@ def test_keys_open_what_their_role_may(tmp_path: Path) -> None:
         for call in CALLS.values():
             for rank, role in enumerate(roles):
                 answer = server.client.request(
-                    call.verb, call.path.format(**path), headers={"Authorization": f"Bearer {role}"}, json={} if call.body else None
+                    call.verb,
+                    call.path.format(**path),
+                    headers={"Authorization": f"Bearer {role}"},
+                    json={} if call.body else None,
                 )
                 # Then it is let through exactly if its role has the scope
                 needed = 0 if call.scope == "public" else roles.index(call.scope)
@@ -209,12 +212,12 @@ def test_who_cannot_start_says_why_at_once(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         cases = [
-            (dict(http_port=port), "in use"),
-            (dict(metrics_port=port), "in use"),
-            (dict(http_addr="203.0.113.7", allow_anonymous=True), "203.0.113.7"),
-            (dict(http_addr="0.0.0.0"), "GOTASK_API_KEYS"),
-            (dict(api_keys=("name:nobody:abc",)), "name:role:sha256"),
-            (dict(storage="sqlite:////no/such/folder/jobs.db"), "/no/such/folder"),
+            ({"http_port": port}, "in use"),
+            ({"metrics_port": port}, "in use"),
+            ({"http_addr": "203.0.113.7", "allow_anonymous": True}, "203.0.113.7"),
+            ({"http_addr": "0.0.0.0"}, "GOTASK_API_KEYS"),
+            ({"api_keys": ("name:nobody:abc",)}, "name:role:sha256"),
+            ({"storage": "sqlite:////no/such/folder/jobs.db"}, "/no/such/folder"),
         ]
         for settings, word in cases:
             # When a server is started with it
