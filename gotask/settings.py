@@ -5,6 +5,7 @@ Flags, GOTASK_* names, gotask.toml keys, the sentences for wrong values and docs
 
 import os
 from collections.abc import Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal, NamedTuple, get_args, get_origin, get_type_hints
 from urllib.parse import quote
@@ -18,7 +19,6 @@ from gotask.model import NAME_PATTERN
 
 PREFIX: Final = "GOTASK_"
 DEFAULT: Final = "default"  #: the origin of a value nobody gave
-LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 NO_LIMIT: Final = 0
 
 Port = Annotated[int, Meta(ge=0, le=65_535)]
@@ -100,7 +100,7 @@ class ServerSettings(Settings, kw_only=True):
     shutdown_timeout: Annotated[float, Meta(ge=0, description="Seconds that requests under way may take after SIGTERM.")] = 25.0
 
     def check(self) -> None:
-        if not (self.http_addr in LOOPBACK or self.api_keys or self.allow_anonymous):
+        if not (is_loopback(self.http_addr) or self.api_keys or self.allow_anonymous):
             raise InvalidInput(
                 f"http-addr is {self.http_addr}, which others can reach: set GOTASK_API_KEYS, or add --allow-anonymous."
             )
@@ -233,6 +233,14 @@ def settings_of(kind: type[Settings]) -> dict[str, Setting]:
             extra = next((meta.extra for meta in metas if meta.extra), None) or {}
             found[field.name] = Setting(field.name, hints[field.name], text, field.default, extra)
     return found
+
+
+def is_loopback(address: str) -> bool:
+    """Whether only this machine can reach what listens there."""
+    try:
+        return address == "localhost" or ip_address(address).is_loopback
+    except ValueError:  # a name may resolve to anything
+        return False
 
 
 def cpu_count() -> int:

@@ -37,7 +37,7 @@ LIST: Final = {
     "limit": "rows [50]",
     "cursor": "go on where a page before ended",
 }
-COLUMNS: Final = ("id", "type", "queue", "status", "priority", "created_at", "started_at", "completed_at", "reason")
+COLUMNS: Final = ("id", "type", "queue", "status", "created_at", "completed_at", "reason")
 POLL_S: Final = 30.0  #: seconds of one long poll; a proxy cuts longer ones
 
 

@@ -80,7 +80,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str =
     drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for number, column in enumerate(columns):
         right = all(isinstance(row[number], int | float) and not isinstance(row[number], bool) for row in found)
-        drawn.add_column(Text(column), justify="right" if right else "left", overflow="fold" if number == 0 else "ellipsis")
+        whole = number == 0  # an id is there to be copied
+        drawn.add_column(Text(column), justify="right" if right else "left", no_wrap=whole)
     for row in found:
         drawn.add_row(*(Text(clean(word), style=COLOURS.get(word, "")) for word in map(text, row)))
     console().print(drawn)
