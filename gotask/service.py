@@ -86,9 +86,7 @@ class Service(Queues):
     def get_job(self, id: JobId) -> Job:
         """Get a job."""
         job = self.backend.get_many([id])[0]
-        if job is None:
-            raise NotFound(f"There is no job {id!r}: its id is wrong, or it ended long ago and was forgotten.")
-        return told(job)
+        return told(existing(id, job))
 
     @call("GET", "/api/v1/jobs/{id}/wait", "read")
     def wait_job(self, id: JobId, timeout: Patience = 30.0) -> Job:
@@ -204,6 +202,13 @@ def _check_payload(job: NewJob) -> None:
         payload.check(bytes(job.payload))
     except GotaskError as error:
         raise type(error)(f"payload: {error}") from None
+
+
+def existing(id: str, job: Job | None) -> Job:
+    """A job that was looked up. Raises NotFound."""
+    if job is None:
+        raise NotFound(f"There is no job {id!r}: its id is wrong, or it ended long ago and was forgotten.")
+    return job
 
 
 def accepted(answer: Enqueued) -> Job:

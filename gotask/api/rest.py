@@ -1,7 +1,7 @@
 """The REST API: routes made from CALLS, and how a request becomes a call of the service.
 
 Calls of the store run in a bounded pool of threads, never on the event loop. Two are treated apart: creates are gathered
-into batches, and long polls wait on no thread at all.
+into batches, and so are the looks of long polls, which wait on no thread at all.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from gotask.api.problem import Problem
 from gotask.calls import CALLS, WAIT_MAX_S, Call, Scope, decode, sentence
 from gotask.errors import BackendDown, InvalidInput, Overloaded, TooLarge
 from gotask.model import Enqueued, Job, NewJob
-from gotask.service import Service, accepted, admitted
+from gotask.service import Service, accepted, admitted, existing, told
 from gotask.states import FINISHED
 
 BODY_MAX: Final = 2 * 2**20  #: bytes of a body; a payload may have half of it
@@ -46,6 +46,7 @@ class Edge:
         self.gate = gate
         self.longpoll = LongPoll(service.backend)
         self._creates: Gather[NewJob, Enqueued] = Gather(service.enqueue)
+        self._looks: Gather[str, Job | None] = Gather(lambda ids: service.backend.get_many(ids))
         self._pool = ThreadPoolExecutor(THREADS, "call")
         self._probe = ThreadPoolExecutor(1, "ready")
         self._probing: asyncio.Future[bytes] | None = None
@@ -54,6 +55,7 @@ class Edge:
     def close(self) -> None:
         self.longpoll.close()
         self._creates.close()
+        self._looks.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._probe.shutdown(wait=False, cancel_futures=True)
 
@@ -86,10 +88,10 @@ class Edge:
     async def _wait(self, id: str, timeout: float) -> bytes:
         end = clock.monotonic() + timeout
         while True:
-            job: Job = await self.run(partial(self.service.get_job, id))
+            job = existing(id, await self._looks.submit(id))
             left = end - clock.monotonic()
             if job.status in FINISHED or left <= 0 or self.longpoll.closed:
-                return msgspec.json.encode(job)
+                return msgspec.json.encode(told(job))
             await self.longpoll.wait(id, left)
 
     async def _ready(self, call: Call) -> bytes:
