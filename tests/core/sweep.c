@@ -6,7 +6,8 @@
 
    Stepping anew for each k costs the square of the length. So a longer operation is frozen after each instruction instead:
    the survivors work as if it were dead, then memory is put back and the victim goes one instruction on. Memory is all
-   they share, so they see the same. `sweep kill` really kills for each k, however long it takes.
+   they share, so they see the same. `sweep kill` really kills for each k, however long it takes; `sweep claim` sweeps that
+   operation alone.
 
      wedged   a slot, a block or a ring is not usable again
      lost     a frame that the dispatcher had put is nowhere
@@ -400,11 +401,14 @@ static void map_all(void) {
 }
 
 int main(int argc, char **argv) {
-    int always_kill = argc > 1 && !strcmp(argv[1], "kill");
+    const char *word = argc > 1 ? argv[1] : "";
+    int always_kill = !strcmp(word, "kill");
     tally all = {0};
     map_all();
     printf("{");
     for (size_t op = 0; op < sizeof OPS / sizeof *OPS; op++) {
+        if (*word && !always_kill && strcmp(word, OPS[op].name))
+            continue;
         build(OPS[op].scene);
         tally t = {count_points(OPS[op].op), 0, 0, 0};
         if (always_kill || t.points <= SHORT)

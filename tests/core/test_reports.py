@@ -54,7 +54,7 @@ def test_a_final_report_is_the_last(segment, worker, ticket):
     assert segment.check()["free"] == 8
 
 
-def test_nobody_reports_for_another(segment, worker, ticket):
+def test_nobody_reports_for_another(segment, ticket):
     assert not segment.report(segment.enlist(1), ticket, 1, b"", True)
 
 
