@@ -51,7 +51,7 @@ lint: dev ## ruff, and clang-format over the C headers
 
 types: dev ## mypy --strict on the package, pyright on the examples
 	$(BIN)/mypy --strict gotask
-	$(BIN)/pyright examples
+	$(BIN)/pyright --pythonpath $(BIN)/python examples
 
 gen: $(STAMPS)/core ## writes the generated pages of docs/
 	$(BIN)/python -m gotask.states > docs/states.md
