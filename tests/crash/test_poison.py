@@ -102,6 +102,21 @@ def test_stopping_burns_no_attempt_and_leaves_nothing(backend: Backend, storage:
         assert set(Path("/dev/shm").iterdir()) <= shm
 
 
+def test_stopping_gives_back_what_had_not_started(backend: Backend, storage: str, tmp_path: Path) -> None:
+    # Given a node that has learned that jobs are short, so that it leases many ahead
+    with node(storage, tmp_path, "-c", "2") as running:
+        short = enqueue(backend, [("work", json.dumps({"n": n, "ms": 0})) for n in range(3000)])
+        drained(backend)
+        # When longer ones come, and it is told to stop with some of them waiting in its hands
+        long = enqueue(backend, [("work", json.dumps({"n": n, "ms": 300})) for n in range(400)])
+        until("it runs them", lambda: len(History.read(running.witness).starts) > len(short))
+        assert running.stop() == 0
+        # Then each is either done or waits again, at once
+        jobs = fetch(backend, long).values()
+        assert {job.status for job in jobs} == {State.SUCCESS, State.PENDING}
+        assert {(job.retry_count, job.crashes) for job in jobs} == {(0, 0)}
+
+
 def test_a_running_job_may_end_while_the_node_stops(backend: Backend, storage: str, tmp_path: Path) -> None:
     with node(storage, tmp_path, "-c", "1") as running:
         [job_id] = enqueue(backend, [("nap", json.dumps({"n": 1, "seconds": 1.5}))])

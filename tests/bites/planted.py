@@ -1,0 +1,150 @@
+"""The bugs. `old` must stand exactly once in the file, so that a bite whose place has changed is noticed, not skipped."""
+
+from typing import NamedTuple
+
+
+class Bite(NamedTuple):
+    name: str
+    path: str
+    old: str
+    new: str
+    tests: str  # what must notice it: arguments of pytest
+
+
+BITES = [
+    Bite(
+        "no fence: an ack under an old lease is taken",
+        "gotask/backends/endings.py",
+        "held = at is not None and at.job.lease == s.lease and not at.moved",
+        "held = at is not None and not at.moved",
+        "tests/conformance -k fenced",
+    ),
+    Bite(
+        "priority is ignored",
+        "gotask/backends/sql.py",
+        "ORDER BY j.priority DESC, j.place LIMIT ?3",
+        "ORDER BY j.place LIMIT ?3",
+        "tests/conformance -k priority",
+    ),
+    Bite(
+        "nothing ages: the oldest of a low priority starves",
+        "gotask/backends/leases.py",
+        "aged = (leased + n) // AGEING - leased // AGEING",
+        "aged = 0",
+        "tests/conformance -k oldest",
+    ),
+    Bite(
+        "a lapse never ends in FAILED",
+        "gotask/backends/dues.py",
+        "job.crashes >= CRASHES_MAX",
+        "job.crashes >= 10 * CRASHES_MAX",
+        "tests/conformance -k lapsed_job",
+    ),
+    Bite(
+        "a poison job comes back for ever",
+        "gotask/policy.py",
+        "if alone and job.crashes + 1 >= CRASHES_MAX:",
+        "if False:",
+        "tests/unit/test_policy.py",
+    ),
+    Bite(
+        "a job is done before it has run",
+        "gotask/node/serial.py",
+        "            try:\n                arguments = task",
+        "            self._runner.done(ticket, task, None)\n            try:\n                arguments = task",
+        "tests/crash/test_storms.py -k without_faults",
+    ),
+    Bite(
+        "slots are freed before their endings are written down",
+        "gotask/node/dispatcher.py",
+        "        if settlements:\n            begun = monotonic()",
+        "        self._segment.free_many(list(self.ledger.tickets))\n        self._segment.forget()\n        if settlements:\n"
+        "            begun = monotonic()",
+        "tests/crash/test_dispatcher.py",
+    ),
+    Bite(
+        "a new dispatcher does not ask what the dead one had in hand",
+        "gotask/node/dispatcher.py",
+        "stays = self._segment.adopt()",
+        "stays = self._segment.adopt()[:0]",
+        "tests/crash/test_storms.py -k dispatcher",
+    ),
+    Bite(
+        "what a dead worker had reported is thrown away",
+        "gotask/_core/judge.h",
+        "    gt_recover_reports(s, owner);\n",
+        "    (void)gt_recover_reports;\n",
+        "tests/core/test_deaths.py -k stands",
+    ),
+    Bite(
+        "jobs of a dead node wait for their lease",
+        "gotask/node/registry.py",
+        "        return True\n",
+        "        return False\n",
+        "tests/unit/test_node.py -k orphans",
+    ),
+    Bite(
+        "a neighbour pays for what another did",
+        "gotask/node/frame.py",
+        'return Outcome("released", f"its worker was stopped ({cause})")',
+        'return Outcome("crashed", f"its worker was stopped ({cause})")',
+        "tests/unit/test_node.py -k lost_frame",
+    ),
+    Bite(
+        "a stopped node loses what it had not started",
+        "gotask/node/dispatcher.py",
+        "for ticket in self._segment.recall(0.0 if self.draining else policy.RELEASE_AFTER_S):",
+        "for ticket in self._segment.recall(policy.RELEASE_AFTER_S if not self.draining else 1e6):",
+        "tests/crash/test_poison.py -k had_not_started",
+    ),
+    Bite(
+        "leases are never extended",
+        "gotask/node/dispatcher.py",
+        "            self._extend(list(self.ledger.jobs))\n            if not asked:",
+        "            if not asked:",
+        "tests/crash/test_storms.py -k longer",
+    ),
+    Bite(
+        "nobody looks for tasks that ignore their limit",
+        "gotask/node/arbiter.py",
+        "stuck = set(self._segment.stuck(STUCK_SLACK_S))",
+        "stuck: set[int] = set()",
+        "tests/crash/test_poison.py -k ignores_its_limit",
+    ),
+    Bite(
+        "the time limit does not interrupt",
+        "gotask/node/watchdog.py",
+        "                if ticket not in self._told:",
+        "                if False:",
+        "tests/crash/test_running.py -k system_call",
+    ),
+    Bite(
+        "publishing is relaxed",
+        "gotask/_core/atomic.h",
+        "#ifdef GT_WEAKEN",
+        "#if 1",
+        "tests/core/test_proofs.py -k tsan",
+    ),
+    Bite(
+        "a slot is ready before all of it is written",
+        "gotask/_core/ring.h",
+        "        gt_store(&slot->length, f->length);\n        gt_store(&slot->ring, f->ring);\n",
+        "        gt_store(&slot->word, gt_word_of(gt_word_generation(word), GT_READY, 0));\n"
+        "        gt_store(&slot->length, f->length);\n        gt_store(&slot->ring, f->ring);\n",
+        "tests/core/test_proofs.py -k sweep",
+    ),
+    Bite(
+        "an enqueue answers before it is on disk",
+        "gotask/backends/link.py",
+        "PRAGMA synchronous = {'FULL' if home.durable else 'OFF'}",
+        "PRAGMA synchronous = OFF",
+        "tests/conformance -k synchronous",
+    ),
+    Bite(
+        "the same id with another body is taken for a duplicate",
+        "gotask/backends/intake.py",
+        'if same_body(new, old) else "conflict"',
+        'if same_body(new, old) else "duplicate"',
+        "tests/conformance/test_enqueue.py",
+    ),
+]
