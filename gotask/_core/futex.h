@@ -53,6 +53,25 @@ static inline void gt_wake_sleepers(gt_event *e, uint64_t count) {
         gt_wake(e, count);
 }
 
+/* For an event on which one process sleeps: the first to find the mark takes it away, so that the others pay no system
+   call until the sleeper, woken but not yet running, comes round to mark again. */
+static inline void gt_wake_marked(gt_event *e) {
+    gt_fence();
+    if (gt_load(&e->waiters) == 1 && gt_cas(&e->waiters, 1, 0)) {
+        gt_add(&e->seq, 1);
+        syscall(SYS_futex, gt_futex_of(e), FUTEX_WAKE, 1, NULL, NULL, 0);
+    }
+}
+
+static inline void gt_mark(gt_event *e) {
+    gt_store(&e->waiters, 1);
+    gt_fence();
+}
+
+static inline void gt_unmark(gt_event *e) {
+    gt_store(&e->waiters, 0);
+}
+
 static inline void gt_sign_up(gt_event *e) {
     gt_add(&e->waiters, 1);
     gt_fence();

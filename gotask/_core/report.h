@@ -128,7 +128,7 @@ static inline int gt_report(const gt_seg *s, uint32_t owner, gt_record r, const 
     if (gt_ends(&r))
         alone = gt_end(s, lane, owner, r.ticket);
     gt_store(&lane->tail, tail + r.size);
-    gt_wake_sleepers(&s->header->reports, 1);
+    gt_wake_marked(&s->header->reports);
     if (gt_ends(&r))
         gt_count(lane, r.nanos);
     if (alone)

@@ -154,10 +154,10 @@ static inline uint64_t gt_put_many(const gt_seg *s, gt_desk *d, const gt_frame *
         if (!(tickets[done] = gt_put(s, d, f + done, now)))
             break;
         alone |= f[done].ring == GT_ALONE;
-        if (done % 32 == 31) {
+        if (done % 32 == 31)
             gt_publish_tails(s, d);
+        if (done == 31) /* the first may start while the rest is written */
             gt_wake_sleepers(&s->header->ready, 32);
-        }
     }
     gt_publish_tails(s, d);
     /* Not every sleeper may take from ALONE, so one of them would not do. */

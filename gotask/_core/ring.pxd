@@ -18,6 +18,8 @@ cdef extern from "judge.h" nogil:
         gt_word seq
     uint64_t gt_now()
     void gt_wake(gt_event *e, uint64_t count)
+    void gt_mark(gt_event *e)
+    void gt_unmark(gt_event *e)
     void gt_sign_up(gt_event *e)
     void gt_sign_off(gt_event *e)
     int gt_sleep(gt_event *e, uint64_t seen, uint64_t until)

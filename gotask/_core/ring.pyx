@@ -468,12 +468,14 @@ cdef class Segment:
         cdef int why = GT_WOKEN
         self.mapped()
         reports = &self.seg.header.reports
-        # A worker leaves the count alone while nobody sleeps: so sign up first, then look at the rings themselves.
+        # A worker leaves the count alone while nobody sleeps: so mark first, then look at the rings themselves.
         with nogil:
-            gt_sign_up(reports)
-            while why == GT_WOKEN and gt_load(&reports.seq) == was and not gt_undrained(&self.seg, &self.desk):
+            while why == GT_WOKEN:
+                gt_mark(reports)
+                if gt_load(&reports.seq) != was or gt_undrained(&self.seg, &self.desk):
+                    break
                 why = gt_sleep(reports, was, until)
-            gt_sign_off(reports)
+            gt_unmark(reports)
         if why == GT_SIGNAL:
             PyErr_CheckSignals()
         return gt_load(&reports.seq)

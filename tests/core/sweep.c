@@ -130,6 +130,7 @@ static void scene_ready(void) {
 static void scene_alone(void) { put(2, GT_ALONE, 32); put(3, 1, 32); }
 static void scene_asleep(void) { gt_sign_up(&seg.header->ready); put(1, 1, 32); }
 static void scene_taken(void) { scene_ready(); held[0] = claim(victim); }
+static void scene_awaited(void) { scene_taken(); gt_mark(&seg.header->reports); }
 static void scene_near_end(void) {
     for (int i = 10; i < 17; i++) { /* brings the tail to 64 bytes before the report ring's end: the next needs a pad */
         put(i, 1, 32);
@@ -203,6 +204,7 @@ static const struct {
     {"claim_alone", WORKER, scene_alone, op_claim, {0, 0}},
     {"claim_later", WORKER, scene_ready, op_claim_later, {0, 0}},
     {"report", WORKER, scene_taken, op_report, {0, 0}},
+    {"report_and_wake", WORKER, scene_awaited, op_report, {0, 0}},
     {"report_at_end", WORKER, scene_near_end, op_report, {0, 0}},
     {"report_pieces", WORKER, scene_taken, op_report_pieces, {0, 0}},
     {"put", DISPATCHER, scene_ready, op_put, {6, 7}},
