@@ -1,7 +1,8 @@
 /* Frames per second through the bare ring: this process puts and drains, its child claims and reports. Prints one JSON object; the
    CPU time of each side per frame tells more than the rate when others use the same cores.
 
-   cc -std=c11 -D_GNU_SOURCE -O2 -I gotask/_core bench/ring.c -o ring && ./ring [FRAMES] */
+   cc -std=c11 -D_GNU_SOURCE -O2 -I gotask/_core bench/ring.c -o ring && ./ring [FRAMES [pin]] */
+#include <sched.h>
 #include <stdio.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -72,6 +73,16 @@ static void nap(const gt_desk *desk) {
     gt_unmark(reports);
 }
 
+/* A core each, for an idle machine: there the scheduler likes to put the woken beside its waker, and the two take turns. */
+static void pin(int asked, int core) {
+    cpu_set_t one;
+    if (!asked)
+        return;
+    CPU_ZERO(&one);
+    CPU_SET(core, &one);
+    sched_setaffinity(0, sizeof one, &one); /* where there is but one core, they share it */
+}
+
 static double cpu_ns(int who, uint64_t frames) {
     struct rusage used;
     getrusage(who, &used);
@@ -94,9 +105,11 @@ int main(int argc, char **argv) {
     uint32_t owner = gt_enlist(&seg, 0);
     pid_t pid = fork();
     if (pid == 0) {
+        pin(argc > 2, 1);
         work(owner);
         _exit(0);
     }
+    pin(argc > 2, 0);
     uint64_t start = gt_now();
     while (done < frames) {
         uint64_t in = put_batch(&desk, frames - put), out = drain_batch(&desk);
