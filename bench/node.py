@@ -39,7 +39,7 @@ def free_port() -> int:
 
 @contextmanager
 def program(module: str, storage: str, folder: Path, *flags: str) -> Iterator["subprocess.Popen[bytes]"]:
-    env = {**os.environ, "GOTASK_STORAGE": storage, "GOTASK_STATE_DIR": str(folder), "PYTHONPATH": os.getcwd() + ":/tmp/inst"}
+    env = {**os.environ, "GOTASK_STORAGE": storage, "GOTASK_STATE_DIR": str(folder), "PYTHONPATH": os.getcwd()}
     with (folder / "log").open("ab") as log:
         process = subprocess.Popen([sys.executable, "-m", module, *flags], env=env, stdout=log, stderr=log)
     try:
@@ -57,7 +57,7 @@ def program(module: str, storage: str, folder: Path, *flags: str) -> Iterator["s
 def node(storage: str, folder: Path, *flags: str) -> Iterator["subprocess.Popen[bytes]"]:
     """A node that is ready for work, with the default number of workers."""
     port = free_port()
-    with program(os.environ.get("BENCH_WORKER", "gotask.cli.worker"), storage, folder, "-A", "bench.tasks:app", f"--health-port={port}", *flags) as process:
+    with program("gotask.cli.worker", storage, folder, "-A", "bench.tasks:app", f"--health-port={port}", *flags) as process:
         until("the node is ready", lambda: answers(f"http://127.0.0.1:{port}/readyz"))
         yield process
 

@@ -12,7 +12,8 @@ from msgspec import Meta, Raw, Struct
 
 from gotask.states import Event, State
 
-NAME_PATTERN: Final = r"^[A-Za-z0-9_.:-]{1,128}$"
+NAME_PATTERN: Final = r"^[A-Za-z0-9_.:-]{1,128}$(?!\n)"  # `$` alone would let a line break at the end pass
+NAME_OR_NOTHING: Final = NAME_PATTERN.replace("{1,", "{0,")
 PAYLOAD_MAX: Final = 1_048_576  #: bytes, of a payload and of a result each
 ERROR_MAX: Final = 16_384  #: characters of an error text that are kept
 ATTEMPTS_KEPT: Final = 20  #: the latest attempts of a job that stay listed
@@ -63,7 +64,7 @@ GRACE_S: Final = 5.0  #: seconds between a task's time limit (or cancellation) a
 class JobBody(Rules):
     """What a client may say of a job. Two enqueues of one id must agree on it."""
 
-    id: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:-]{0,128}$")] = ""  # empty: made by GoTask
+    id: Annotated[str, Meta(pattern=NAME_OR_NOTHING)] = ""  # empty: made by GoTask
     type: Name = ""
     queue: Name = "default"
     payload: Raw = EMPTY_OBJECT

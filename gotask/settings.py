@@ -15,7 +15,7 @@ from msgspec import Meta, Struct
 
 from gotask.errors import InvalidInput
 from gotask.log import scrub
-from gotask.model import NAME_PATTERN
+from gotask.model import NAME_OR_NOTHING, NAME_PATTERN
 
 PREFIX: Final = "GOTASK_"
 DEFAULT: Final = "default"  #: the origin of a value nobody gave
@@ -118,7 +118,7 @@ class WorkerSettings(Settings, kw_only=True):
     ] = ""
     worker_id: Annotated[
         str,
-        Meta(pattern=r"^[A-Za-z0-9_.:-]{0,128}$", description="A name for this node, unique among nodes; made up if empty."),
+        Meta(pattern=NAME_OR_NOTHING, description="A name for this node, unique among nodes; made up if empty."),
     ] = ""
     queues: Annotated[
         Names,

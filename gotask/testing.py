@@ -5,7 +5,6 @@ pass arguments and results through JSON and end jobs as `gotask.policy` says, so
 """
 
 import asyncio
-import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,12 +18,13 @@ from gotask.app import GoTask
 from gotask.backends import Backend
 from gotask.calls import Message
 from gotask.context import Context, NoLine
-from gotask.errors import Cancel, Cancelled, Conflict, InvalidInput, NotFound, Retry, Snooze, TimeLimit
+from gotask.errors import Cancelled, Conflict, InvalidInput, NotFound, TimeLimit
 from gotask.model import Beat, Enqueued, Job, JobBody, NewJob, Queue, Settlement
 from gotask.policy import Outcome
 from gotask.service import Service
 from gotask.states import RULES, Event, possible
-from gotask.task import Misfit, Task, Tasks
+from gotask.task import Task, Tasks
+from gotask.verdict import judge
 
 LEASE_S: Final = 30.0  #: seconds; as a node's
 BATCH: Final = 100  #: jobs of a queue that are leased at once
@@ -150,7 +150,7 @@ def _settlement(tasks: Tasks, job: Job, line: NoLine, queue: Queue | None) -> Se
         outcome = Outcome("unknown", f"there is no task called {job.type!r} here")
     else:
         ends_at = clock.monotonic() + rules.timeout if rules.timeout else None
-        outcome = _outcome(task, job, _context(job, line, ends_at))
+        outcome = _outcome(task, job, _context(job, line, ends_at), rules.timeout or 0.0)
     return policy.decide(job, outcome, rules, queue.dead_letter_queue if queue is not None else None, 0.0)
 
 
@@ -159,22 +159,12 @@ def _context(job: Job, line: NoLine, ends_at: float | None) -> Context:
     return Context(job.id, job.type, job.queue, attempt, job.retry_count, job.lease, job.metadata, ends_at=ends_at, line=line)
 
 
-def _outcome(task: Task[..., Any], job: Job, context: Context) -> Outcome:
-    """What `gotask.node.run` would report; that module needs the extension, which tests of producers may lack."""
+def _outcome(task: Task[..., Any], job: Job, context: Context, limit: float) -> Outcome:
     try:
         value = task.call(task.decode(bytes(job.payload)), context)
         return Outcome("done", result=task.encode_result(_awaited(value) if task.is_async else value))
-    except Misfit as error:
-        return Outcome("misfit", str(error))
-    except Retry as signal:
-        return Outcome("retry", str(signal), signal.seconds)
-    except Snooze as signal:
-        return Outcome("snooze", str(signal), signal.seconds)
-    except (Cancel, Cancelled) as signal:
-        return Outcome("cancelled", str(signal))
-    except (Exception, TimeLimit) as error:
-        text = "".join(traceback.format_exception(error)).rstrip()
-        return Outcome("failed", text, retryable=task.may_retry(error))
+    except (Exception, TimeLimit, Cancelled) as error:
+        return judge(task, error, limit)
 
 
 def _awaited(coroutine: Any) -> Any:

@@ -9,9 +9,10 @@ from typing import Any, Final
 from gotask._core.ring import ALONE
 from gotask.errors import Cancelled, TimeLimit
 from gotask.node.frame import Frame
-from gotask.node.run import Interrupt, Runner, interruption
+from gotask.node.run import Runner
 from gotask.node.watchdog import Watchdog
 from gotask.task import Task
+from gotask.verdict import Interrupt, interruption
 
 CLAIM_S: Final = 0.5  #: seconds one claim may sleep before the claimer looks around
 _raise_in_thread: Final = ctypes.pythonapi.PyThreadState_SetAsyncExc

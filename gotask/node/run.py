@@ -3,8 +3,6 @@
 Every ending is an Outcome; the dispatcher decides what becomes of the job. Nothing in here talks to a store.
 """
 
-import asyncio
-import traceback
 from typing import Any, Final
 
 import msgspec
@@ -12,16 +10,14 @@ import msgspec
 from gotask._core.ring import Segment
 from gotask.clock import monotonic
 from gotask.context import Context
-from gotask.errors import Cancel, Cancelled, Retry, Snooze, TimeLimit
-from gotask.model import ERROR_MAX
 from gotask.node import frame
 from gotask.node.frame import Frame, Progress
 from gotask.node.notices import Notices
 from gotask.policy import Outcome
 from gotask.task import Misfit, Task, Tasks
+from gotask.verdict import judge
 
 NOTE_MAX: Final = 500  #: characters of a progress note that are kept
-Interrupt = type[TimeLimit] | type[Cancelled]
 _encode_progress: Final = msgspec.msgpack.Encoder().encode
 
 
@@ -87,47 +83,10 @@ class Runner:
 
     def failed(self, ticket: int, job: Frame, task: Task[..., Any], error: BaseException) -> None:
         """The task raised, or was made to."""
-        self.end(ticket, judge(job, task, error))
+        self.end(ticket, judge(task, error, job.timeout))
 
     def end(self, ticket: int, outcome: Outcome) -> None:
         self.report(ticket, frame.ENDED, frame.write_outcome(outcome), True)
 
     def report(self, ticket: int, kind: int, body: bytes, final: bool) -> None:
         self.segment.report(self.owner, ticket, kind, body, final)
-
-
-def judge(job: Frame, task: Task[..., Any], error: BaseException) -> Outcome:
-    """What an exception says about the job. Those that would end a program, such as SystemExit, end only the job."""
-    match error:
-        case Misfit():
-            return Outcome("misfit", str(error))
-        case Retry():
-            return Outcome("retry", text(error), error.seconds)
-        case Snooze():
-            return Outcome("snooze", str(error), error.seconds)
-        case Cancel():
-            return Outcome("cancelled", str(error))
-        case Cancelled():
-            return Outcome("cancelled", "stopped on request")
-        case TimeLimit():
-            return Outcome("timeout", f"TimeLimit: it ran longer than its {job.timeout:g} seconds\n{text(error)}")
-    return Outcome("failed", text(error), retryable=task.may_retry(error) or not isinstance(error, Exception))
-
-
-def text(error: BaseException) -> str:
-    """The traceback as text, its end kept if it is long, without the frames of ours that it begins with."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith(("gotask.node", "gotask.task")):
-        trace = trace.tb_next
-    try:
-        lines = traceback.format_exception(type(error), error, trace, limit=-50)
-    except Exception:  # a broken __str__ of the user's must not cost the report
-        lines = [type(error).__name__]
-    return "".join(lines)[-ERROR_MAX:].rstrip()
-
-
-def interruption(error: BaseException, interrupt: Interrupt | None) -> BaseException:
-    """A coroutine is interrupted by cancellation: put the real cause in its place."""
-    if interrupt is not None and isinstance(error, asyncio.CancelledError):
-        return interrupt().with_traceback(error.__traceback__)
-    return error

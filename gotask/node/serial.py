@@ -6,8 +6,9 @@ import threading
 from types import FrameType
 from typing import Final
 
-from gotask.node.run import Interrupt, Runner, interruption
+from gotask.node.run import Runner
 from gotask.node.watchdog import Watchdog
+from gotask.verdict import Interrupt, interruption
 
 CLAIM_S: Final = 1.0  #: seconds one claim may sleep before the worker looks around
 KNOCK: Final = signal.SIGUSR1  #: sent by the watchdog to the main thread; it also ends a sleep in a system call

@@ -10,7 +10,7 @@ from typing import Final
 
 from gotask._core.ring import Segment
 from gotask.errors import Cancelled, TimeLimit
-from gotask.node.run import Interrupt
+from gotask.verdict import Interrupt
 
 BUSY_S: Final = 0.05  #: seconds between looks while something runs: how late a time limit may be
 IDLE_S: Final = 0.2  #: seconds between looks otherwise, so that a short limit is met also after a rest

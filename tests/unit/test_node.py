@@ -15,20 +15,17 @@ from gotask.node import frame
 from gotask.node.ledger import Ledger
 from gotask.node.notices import Notices, TaskSpec
 from gotask.node.registry import LifeLine, Registry, boot_id, new_owner
-from gotask.node.run import interruption, judge, text
 from gotask.node.worker import load_tasks
 from gotask.policy import Outcome
 from gotask.states import Event, State
 from gotask.task import Misfit, Task
+from gotask.verdict import interruption, judge, text
 
 
 def task(**options: object) -> Task[[], None]:
     def body() -> None: ...
 
     return Task(body, **options)  # type: ignore[arg-type]
-
-
-JOB = frame.decode(frame.encode(Job(id="a", type="body", queue="q", lease=5), 12.5))
 
 
 @pytest.mark.parametrize(
@@ -46,14 +43,14 @@ JOB = frame.decode(frame.encode(Job(id="a", type="body", queue="q", lease=5), 12
     ],
 )
 def test_each_way_to_end_has_its_verdict(error: BaseException, verdict: str, seconds: float | None) -> None:
-    outcome = judge(JOB, task(), error)
+    outcome = judge(task(), error, 12.5)
     assert (outcome.verdict, outcome.seconds) == (verdict, seconds)
 
 
 def test_the_task_says_which_exceptions_may_be_retried() -> None:
     picky = task(no_retry_on=(ValueError,))
-    assert not judge(JOB, picky, ValueError()).retryable
-    assert judge(JOB, picky, KeyError()).retryable
+    assert not judge(picky, ValueError(), 1.0).retryable
+    assert judge(picky, KeyError(), 1.0).retryable
 
 
 def test_an_error_text_keeps_its_end_and_survives_a_broken_str() -> None:

@@ -1,0 +1,54 @@
+"""What an exception says about a job. Pure, so that a node and the test kit judge alike."""
+
+import asyncio
+import traceback
+from typing import Any, Final
+
+from gotask.errors import Cancel, Cancelled, Retry, Snooze, TimeLimit
+from gotask.model import ERROR_MAX
+from gotask.policy import Outcome
+from gotask.task import Misfit, Task
+
+Interrupt = type[TimeLimit] | type[Cancelled]
+#: modules whose frames a traceback begins with, and which tell its reader nothing
+OURS: Final = ("gotask.node", "gotask.task", "gotask.testing")
+
+
+def judge(task: Task[..., Any], error: BaseException, limit: float) -> Outcome:
+    """How a run of `task` ended that raised `error`; `limit` is its time limit in seconds.
+
+    What would end a program, such as SystemExit, ends only the job.
+    """
+    match error:
+        case Misfit():
+            return Outcome("misfit", str(error))
+        case Retry():
+            return Outcome("retry", text(error), error.seconds)
+        case Snooze():
+            return Outcome("snooze", str(error), error.seconds)
+        case Cancel():
+            return Outcome("cancelled", str(error))
+        case Cancelled():
+            return Outcome("cancelled", "stopped on request")
+        case TimeLimit():
+            return Outcome("timeout", f"TimeLimit: it ran longer than its {limit:g} seconds\n{text(error)}")
+    return Outcome("failed", text(error), retryable=task.may_retry(error) or not isinstance(error, Exception))
+
+
+def text(error: BaseException) -> str:
+    """The traceback as text, its end kept if it is long, without the frames of ours that it begins with."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith(OURS):
+        trace = trace.tb_next
+    try:
+        lines = traceback.format_exception(type(error), error, trace, limit=-50)
+    except Exception:  # a broken __str__ of the user's must not cost the report
+        lines = [type(error).__name__]
+    return "".join(lines)[-ERROR_MAX:].rstrip()
+
+
+def interruption(error: BaseException, interrupt: Interrupt | None) -> BaseException:
+    """A coroutine is interrupted by cancellation: put the real cause in its place."""
+    if interrupt is not None and isinstance(error, asyncio.CancelledError):
+        return interrupt().with_traceback(error.__traceback__)
+    return error
