@@ -39,7 +39,7 @@ asan: dev ## the ring and the extension under the address and undefined-behaviou
 	$(BIN)/python -m pytest tests/core -k asan $(ARGS)
 
 sweep: dev ## a process killed after each single instruction of the ring
-	$(BIN)/python -m pytest tests/core -k sweep $(ARGS)
+	RING_KILL=1 $(BIN)/python -m pytest tests/core -k sweep --timeout 900 $(ARGS)
 
 bites: dev ## plants bugs one by one; every suite must notice its own
 	$(BIN)/python -m tests.bites $(ARGS)
@@ -61,7 +61,8 @@ verify: gen ## fails if a generated page is not what is committed
 	git diff --exit-code -- docs
 
 bench: dev ## measures speed beside peers and bare limits, and prints one table
-	$(BIN)/python -m pytest bench -p no:cacheprovider $(ARGS)
+	$(BIN)/python -m pytest bench -p no:cacheprovider --timeout 3600 -q --benchmark-disable-gc --benchmark-json=build/bench.json $(ARGS)
+	$(BIN)/python -m bench.table build/bench.json
 
 wheel: dev ## a wheel and an sdist in dist/
 	rm -rf dist

@@ -21,16 +21,13 @@ _Static_assert(sizeof(gt_word) == 8, "a word is 64 bits in every process that ma
 #define GT_PUBLISH memory_order_release
 #endif
 
-static inline uint64_t gt_load(const gt_word *w) {
-    return atomic_load_explicit(&w->v, memory_order_acquire);
-}
+static inline uint64_t gt_load(const gt_word *w) { return atomic_load_explicit(&w->v, memory_order_acquire); }
 
-static inline void gt_store(gt_word *w, uint64_t value) {
-    atomic_store_explicit(&w->v, value, GT_PUBLISH);
-}
+static inline void gt_store(gt_word *w, uint64_t value) { atomic_store_explicit(&w->v, value, GT_PUBLISH); }
 
 static inline int gt_cas(gt_word *w, uint64_t expected, uint64_t desired) {
-    return atomic_compare_exchange_strong_explicit(&w->v, &expected, desired, memory_order_acq_rel, memory_order_acquire);
+    return atomic_compare_exchange_strong_explicit(&w->v, &expected, desired, memory_order_acq_rel,
+                                                   memory_order_acquire);
 }
 
 static inline uint64_t gt_add(gt_word *w, uint64_t amount) {

@@ -33,9 +33,7 @@ static inline uint64_t gt_now(void) {
     return (uint64_t)t.tv_sec * GT_SECOND + (uint64_t)t.tv_nsec;
 }
 
-static inline uint32_t *gt_futex_of(gt_event *e) {
-    return (uint32_t *)(void *)&e->seq;
-}
+static inline uint32_t *gt_futex_of(gt_event *e) { return (uint32_t *)(void *)&e->seq; }
 
 /* Not FUTEX_PRIVATE: the waker is another process. */
 static inline void gt_wake(gt_event *e, uint64_t count) {
@@ -68,18 +66,14 @@ static inline void gt_mark(gt_event *e) {
     gt_fence();
 }
 
-static inline void gt_unmark(gt_event *e) {
-    gt_store(&e->waiters, 0);
-}
+static inline void gt_unmark(gt_event *e) { gt_store(&e->waiters, 0); }
 
 static inline void gt_sign_up(gt_event *e) {
     gt_add(&e->waiters, 1);
     gt_fence();
 }
 
-static inline void gt_sign_off(gt_event *e) {
-    gt_add(&e->waiters, UINT64_MAX);
-}
+static inline void gt_sign_off(gt_event *e) { gt_add(&e->waiters, UINT64_MAX); }
 
 /* Between gt_sign_up and gt_sign_off: sleeps once, until the sequence differs from `seen`, a signal, or `until`. */
 static inline int gt_sleep(gt_event *e, uint64_t seen, uint64_t until) {

@@ -167,7 +167,8 @@ static inline uint64_t gt_losses(const gt_seg *s, gt_desk *d, gt_loss *out) {
         gt_slot *slot = gt_slot_at(s, i);
         uint64_t word = gt_load(&slot->word);
         if (gt_word_state(word) == GT_LOST)
-            out[d->losses++] = (gt_loss){gt_ticket_of(gt_word_generation(word), i), gt_load(&slot->verdict), gt_load(&slot->code)};
+            out[d->losses++] =
+                (gt_loss){gt_ticket_of(gt_word_generation(word), i), gt_load(&slot->verdict), gt_load(&slot->code)};
     }
     return d->losses;
 }

@@ -21,9 +21,9 @@ typedef struct {
 /* The dispatcher's own memory: no worker can scribble on it, and a successor rebuilds it from the slots. */
 typedef struct {
     uint64_t tails[GT_RINGS], heads[GT_RINGS]; /* tails run ahead of the shared ones inside a batch */
-    uint64_t *cursors, *kept; /* per lane: drained up to, and the head as last stored */
-    uint64_t *put_at;         /* per slot */
-    uint32_t *chains, *next;  /* per slot its first block; per block the one after it */
+    uint64_t *cursors, *kept;                  /* per lane: drained up to, and the head as last stored */
+    uint64_t *put_at;                          /* per slot */
+    uint32_t *chains, *next;                   /* per slot its first block; per block the one after it */
     uint32_t *free_slots;
     uint32_t free_count, free_block, free_blocks, lane;
     uint64_t judged, losses;

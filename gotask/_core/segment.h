@@ -29,9 +29,7 @@ enum gt_verdict { GT_SUSPECT = 1, GT_SUSPECT_ALONE, GT_OVERDUE, GT_INNOCENT };
 static inline uint64_t gt_word_of(uint64_t generation, uint64_t state, uint64_t owner) {
     return generation << 32 | state << 28 | owner;
 }
-static inline uint64_t gt_ticket_of(uint64_t generation, uint64_t slot) {
-    return generation << 24 | slot;
-}
+static inline uint64_t gt_ticket_of(uint64_t generation, uint64_t slot) { return generation << 24 | slot; }
 static inline uint64_t gt_word_generation(uint64_t word) { return word >> 32; }
 static inline uint32_t gt_word_state(uint64_t word) { return word >> 28 & 0xf; }
 static inline uint32_t gt_word_owner(uint64_t word) { return word & 0xfffffff; }

@@ -23,9 +23,7 @@ static void die(const char *why, uint64_t number) {
     exit(1);
 }
 
-static uint64_t length_of(uint64_t number) {
-    return 8 + number * 2654435761u % (number % 16 ? 200 : LARGEST - 8);
-}
+static uint64_t length_of(uint64_t number) { return 8 + number * 2654435761u % (number % 16 ? 200 : LARGEST - 8); }
 
 static void draw(uint8_t *body, uint64_t number) {
     memset(body, (int)(number * 31 & 0xff), length_of(number));

@@ -127,10 +127,22 @@ static void scene_ready(void) {
     held[1] = put(2, 3, 32);
     put(3, 1, 200);
 }
-static void scene_alone(void) { put(2, GT_ALONE, 32); put(3, 1, 32); }
-static void scene_asleep(void) { gt_sign_up(&seg.header->ready); put(1, 1, 32); }
-static void scene_taken(void) { scene_ready(); held[0] = claim(victim); }
-static void scene_awaited(void) { scene_taken(); gt_mark(&seg.header->reports); }
+static void scene_alone(void) {
+    put(2, GT_ALONE, 32);
+    put(3, 1, 32);
+}
+static void scene_asleep(void) {
+    gt_sign_up(&seg.header->ready);
+    put(1, 1, 32);
+}
+static void scene_taken(void) {
+    scene_ready();
+    held[0] = claim(victim);
+}
+static void scene_awaited(void) {
+    scene_taken();
+    gt_mark(&seg.header->reports);
+}
 static void scene_near_end(void) {
     for (int i = 10; i < 17; i++) { /* brings the tail to 64 bytes before the report ring's end: the next needs a pad */
         put(i, 1, 32);
