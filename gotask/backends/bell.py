@@ -2,8 +2,9 @@
 
     word 0           work came to some queue
     word 1           a node should look at the jobs it holds
-    words 2 to 3     the writers' turn (see turn.py)
-    words 4 to 1023  a job ended: the id's hash picks the word
+    word 2           a writer's turn is over (see turn.py)
+    words 4 to 5     the last ticket drawn for such a turn, as one number
+    words 8 to 1023  a job ended: the id's hash picks the word
     second half      for each word: until when (seconds since boot) somebody may care
 
 A ring writes a random value, so that two rings at once need no atomic operation, then wakes all sleepers; job words are
@@ -25,7 +26,7 @@ from gotask.clock import boottime, monotonic
 WORDS: Final = 1024
 SIZE: Final = 2 * WORDS * 4
 WORK, NODE, TURN = 0, 1, 2
-_JOBS_FROM: Final = 4
+_TICKET, _JOBS_FROM = 4, 8
 CARE_S: Final = 20  #: seconds a listener is remembered without listening again
 _ROUND_S: Final = 5.0  #: seconds of one sleep: the longest delay if a word was rung between two listeners' marks
 _POLL_S: Final = 0.002  #: seconds between looks where the kernel cannot wake us
@@ -77,6 +78,7 @@ class Bell:
         finally:
             os.close(fd)
         self.words = (ctypes.c_uint32 * (2 * WORDS)).from_buffer(self._map)
+        self.ticket = ctypes.c_uint64.from_buffer(self._map, 4 * _TICKET)
         self._address = ctypes.addressof(self.words)
 
     def ring(self, word: int) -> None:
@@ -135,7 +137,7 @@ class Bell:
             time.sleep(min(timeout, _POLL_S))
 
     def close(self) -> None:
-        del self.words
+        del self.words, self.ticket
         self._map.close()
 
 
