@@ -67,6 +67,11 @@ def states(of: Any) -> str:
     return ", ".join(literal(state.value) for state in State if state in of)
 
 
+def unusual(column: str) -> str:
+    """The condition of the index `rare`: plain comparisons, since an IN costs each update of a job half a microsecond."""
+    return " AND ".join(f"{column} <> {literal(state.value)}" for state in USUAL)
+
+
 def _column(name: str) -> str:
     default = next(field.default for field in fields(Job) if field.name == name)
     fixed = isinstance(default, bool | int | float)
@@ -74,7 +79,7 @@ def _column(name: str) -> str:
 
 
 #: off the usual way of a job: few, often listed, and an index of them costs that way nothing
-RARE: Final = frozenset(State) - {*RULES[Event.LEASE].sources, RULES[Event.LEASE].to, RULES[Event.ACK].to}
+USUAL: Final = (*RULES[Event.LEASE].sources, RULES[Event.LEASE].to, RULES[Event.ACK].to)
 LEASED_FROM: Final = states(RULES[Event.LEASE].sources)
 RUNNING: Final = RULES[Event.LEASE].to
 
@@ -85,7 +90,7 @@ TABLES: Final = (
     f"CREATE INDEX ready ON jobs (queue, priority DESC, place, due_at) WHERE status IN ({LEASED_FROM})",
     "CREATE INDEX due ON jobs (due_at) WHERE due_at IS NOT NULL",
     f"CREATE UNIQUE INDEX held_keys ON jobs (unique_key) WHERE unique_key IS NOT NULL AND status IN ({states(LIVE)})",
-    f"CREATE INDEX rare ON jobs (status, seq) WHERE status IN ({states(RARE)})",
+    f"CREATE INDEX rare ON jobs (status, seq) WHERE {unusual('status')}",
     # how many jobs each queue has in each state, kept by every transaction that changes one
     "CREATE TABLE counts (queue TEXT, status TEXT, n INTEGER NOT NULL, PRIMARY KEY (queue, status)) WITHOUT ROWID",
     # the sequences: `place` also numbers the rows, so that neither is ever reused

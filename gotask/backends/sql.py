@@ -5,7 +5,7 @@ A list of numbers or ids is bound as one array (`carray`), so that a batch is on
 
 from typing import Final
 
-from gotask.backends.schema import COLD, HOT, LEASED_FROM, NEW_HOT, RARE, RUNNING, literal, states
+from gotask.backends.schema import COLD, HOT, LEASED_FROM, NEW_HOT, RUNNING, USUAL, literal, states, unusual
 from gotask.states import LIVE, ON_DUE, RULES, Event, State
 
 _SETTLED_FROM: Final = states(RULES[Event.ACK].sources)
@@ -116,8 +116,8 @@ def in_state(state: State) -> str:
     The running are early in the index of due times, and counted, so a look from its start ends at the last of them.
     """
     word = literal(state.value)
-    if state in RARE:
-        return f"j.status = {word} AND j.status IN ({states(RARE)})"
+    if state not in USUAL:
+        return f"j.status = {word} AND {unusual('j.status')}"
     if state is RUNNING:
         running = f"SELECT seq FROM jobs INDEXED BY due WHERE due_at IS NOT NULL AND status = {word} ORDER BY due_at"
         return f"j.seq IN ({running} LIMIT (SELECT coalesce(sum(n), 0) FROM counts WHERE status = {word}))"
