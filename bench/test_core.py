@@ -27,7 +27,7 @@ def test_ring_between_two_processes(benchmark, figure, tmp_path: Path) -> None:
 
     def run() -> float:
         return float(
-            json.loads(subprocess.run([str(binary)], check=True, capture_output=True, text=True).stdout)["frames_per_s"]
+            json.loads(subprocess.run([str(binary)], check=True, capture_output=True, text=True).stdout)["frames_per_second"]
         )
 
     # When frames go through it from one process to another and back

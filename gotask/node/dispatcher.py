@@ -30,6 +30,7 @@ PROGRESS_S: Final = 0.3  #: seconds between two writes of what running tasks say
 SWEEP_S: Final = 0.25  #: seconds between two looks for frames that wait too long
 REST_S: Final = 1.0  #: seconds; the longest sleep, so that a lost wake-up costs no more
 LIMITED_REST_S: Final = 0.05  #: seconds between two tries while a limit of a queue may free places unannounced
+LONG_S: Final = 1.0  #: seconds; until one has run, jobs are taken for long ones, which are not leased ahead
 DRAIN_MOST: Final = 2 * policy.LEASE_MOST  #: reports settled in one batch
 log = logging.getLogger("gotask.node")
 
@@ -50,7 +51,7 @@ class Dispatcher:
         self._bell: Bell | None = None
         self._adopted = False
         self._turn = 0  # places handed out between queues so far
-        self._run_s = 1.0  # measured: until something has run, jobs are taken for long ones
+        self._run_s = LONG_S  # measured
         self._trip_s = 0.005  # measured: seconds from lease to settled, apart from the run
         self._dry_until = 0.0  # the store had nothing more; do not ask again before this, unless the bell rings
         self._full = False  # the segment had no room for a frame
@@ -79,7 +80,8 @@ class Dispatcher:
         self._farewell()
 
     def _once(self) -> int:
-        self._catalog.refresh(self._bell is None)
+        # Whoever changes a queue's record rings: a queue that was resumed must not wait until the record is read again.
+        self._catalog.refresh(self._bell is None or self._bell.work)
         if not self._adopted:
             self._adopt()
         moved = self._collect() + self._settle()
@@ -142,10 +144,11 @@ class Dispatcher:
         return len(ledger.tickets)
 
     def _measure_runs(self, seconds: Sequence[float]) -> None:
-        """Batches of one move the average slowly, large ones at once."""
+        """The first measurement counts whole; later a batch of one moves the average slowly, a large one at once."""
         if seconds:
             mean = sum(seconds) / len(seconds)
-            self._run_s += (mean - self._run_s) * min(1.0, 0.1 + len(seconds) / 100)
+            weight = 1.0 if self._run_s == LONG_S else min(1.0, 0.1 + len(seconds) / 100)
+            self._run_s += (mean - self._run_s) * weight
 
     def _conclude(self, ticket: int, outcome: Outcome) -> None:
         """A run ended in another way than by returning."""
@@ -199,8 +202,8 @@ class Dispatcher:
         asked = room
         for tier in self._catalog.tiers:
             room -= self._lease_tier(tier, room)
-        if room:
-            self._dry_until = monotonic() + (LIMITED_REST_S if self._catalog.limited else REST_S)
+        dry = LIMITED_REST_S if self._catalog.limited else REST_S
+        self._dry_until = monotonic() + dry if room else 0.0
         return asked - room
 
     def _lease_tier(self, queues: Sequence[Queue], room: int) -> int:
