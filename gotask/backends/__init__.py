@@ -110,7 +110,8 @@ class Backend(Protocol):
     def close(self) -> None: ...
 
 
-#: URL scheme -> "module:function" that opens it with the whole URL. Installed packages add theirs under this entry point.
+#: URL scheme -> "module:function" that opens it with the whole URL, and for tests with `clock=`, a function that gives the
+#: store's time in seconds since the epoch. Installed packages add theirs under this entry point.
 SCHEMES: Final[dict[str, str]] = {
     "memory": "gotask.backends.memory:open",
     "sqlite": "gotask.backends.sqlite:open",
