@@ -76,9 +76,8 @@ def bench_drain(scheme: str, folder: str, n: int = 100_000, rounds: int = 5) -> 
         forget(path)
     both, filled, lease, settle = (statistics.median(column) for column in zip(*figures, strict=True))
     best = max(figures)[0]
-    print(
-        f"{scheme:7} drain    {both:9,.0f}/s, best {best:9,.0f}/s  (lease {lease:.2f} us, settle {settle:.2f} us)  enqueue {filled:9,.0f}/s"
-    )
+    print(f"{scheme:7} drain    {both:9,.0f}/s, best {best:9,.0f}/s  (lease {lease:.2f} us, settle {settle:.2f} us)")
+    print(f"{scheme:7} enqueue  {filled:9,.0f}/s in batches of {BATCH}")
 
 
 def bench_depth(scheme: str, folder: str) -> None:
