@@ -39,8 +39,11 @@ class Strategy(StrEnum):
         return cls.__members__.get(value.upper()) if isinstance(value, str) else None
 
 
-class Rules(Struct):
-    """Retry and time rules. None leaves the answer to the next in line: job, task, queue, DEFAULT_RULES."""
+class Rules(Struct, kw_only=True):
+    """Retry and time rules. None leaves the answer to the next in line: job, task, queue, DEFAULT_RULES.
+
+    By keyword only, so that they come last in what inherits them, also on the wire.
+    """
 
     max_retries: Annotated[int, Meta(ge=0, le=1000)] | None = None
     retry_strategy: Strategy | None = None
@@ -185,7 +188,7 @@ class Page(Struct):
     next_cursor: str | None = None
 
 
-class Queue(Rules, kw_only=True, forbid_unknown_fields=True):
+class Queue(Rules, forbid_unknown_fields=True):
     """The settings of a queue. One that nobody made has the defaults."""
 
     KIND: ClassVar[str] = "queue"
