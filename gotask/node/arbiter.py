@@ -16,7 +16,7 @@ from typing import Final
 from gotask._core.ring import Segment, die_with_parent
 from gotask.clock import monotonic
 from gotask.errors import GotaskError, NotConfigured
-from gotask.node import worker
+from gotask.node import reload, worker
 from gotask.node.frame import death
 from gotask.node.notices import Notices
 from gotask.node.worker import ASKED, READY
@@ -58,6 +58,7 @@ class Arbiter:
         self._dispatch = dispatch
         self._tasks: Tasks | None = None
         self._dispatcher: Child | None = None
+        self._reloader: Child | None = None
         self._workers: dict[int, Child] = {}
         self._wanted = settings.processes
         self._pauses: dict[str, float] = {}  # name -> how long its next restart waits
@@ -102,6 +103,8 @@ class Arbiter:
         self._stop_at = monotonic() + (0.0 if again or code else self._settings.shutdown_timeout)
         for child in self._workers.values():
             self._segment.stop(child.owner)
+        if self._reloader and not self._reloader.killed:
+            self._kill(self._reloader, "it is no longer needed")
         if self._dispatcher and not again:
             os.kill(self._dispatcher.pid, signal.SIGTERM)
 
@@ -154,6 +157,8 @@ class Arbiter:
                 return
             if self._dispatcher is not None and pid == self._dispatcher.pid:
                 self._bury_dispatcher(self._dispatcher, status)
+            elif self._reloader is not None and pid == self._reloader.pid:
+                self._bury_reloader(self._reloader, status)
             elif pid in self._workers:
                 self._bury_worker(self._workers.pop(pid), status)
 
@@ -165,6 +170,13 @@ class Arbiter:
         elif status == 0 and self._stop_at is None:
             self._stop("the queues are empty")
         elif status != 0 and not child.killed:
+            self._after_death(child, status)
+
+    def _bury_reloader(self, child: Child, status: int) -> None:
+        self._reloader = None
+        if os.waitstatus_to_exitcode(status) == EX_CONFIG:
+            self._stop("it cannot watch for changes", EX_CONFIG)
+        else:
             self._after_death(child, status)
 
     def _bury_worker(self, child: Child, status: int) -> None:
@@ -207,6 +219,8 @@ class Arbiter:
             self._dispatcher = self._fork("dispatcher", self._dispatch)
             if self._stop_at is not None:
                 os.kill(self._dispatcher.pid, signal.SIGTERM)
+        if self._settings.reload and self._reloader is None and self._stop_at is None and self._may_start("reloader"):
+            self._reloader = self._fork("reloader", reload.run)
         fresh = sum(not child.retiring for child in self._workers.values())
         for index in range(self._segment.workers):
             if fresh >= self._wanted or self._stop_at is not None:

@@ -164,3 +164,54 @@ def test_a_preloaded_app_runs_and_an_app_that_starts_threads_is_refused(storage:
     assert answer.returncode == 2
     assert "cannot fork safely" in answer.stderr
     assert "Traceback" not in answer.stderr
+
+
+def test_a_changed_source_file_rolls_the_workers(storage: str, backend: Backend, tmp_path: Path) -> None:
+    # Given a node in development mode
+    source = "from gotask import GoTask\napp = GoTask()\n\n@app.task\ndef version() -> int:\n    return {}\n"
+    (tmp_path / "changing.py").write_text(source.format(1))
+    env = {**os.environ, "GOTASK_STORAGE": storage, "GOTASK_STATE_DIR": str(tmp_path), "PYTHONPATH": os.getcwd()}
+    command = [sys.executable, "-m", "gotask.cli.worker", "-A", "changing:app", "--reload", "--health-port=0", "-c", "1"]
+    with (tmp_path / "log").open("wb") as log:
+        running = subprocess.Popen(command, env=env, cwd=tmp_path, stdout=log, stderr=log)
+
+    def answer() -> bytes:
+        [job] = enqueue(backend, [("version", "{}")])
+        until("the job has ended", lambda: fetch(backend, [job])[job].status is State.SUCCESS)
+        return bytes(fetch(backend, [job])[job].result or b"")
+
+    try:
+        assert answer() == b"1"
+        # When its app changes
+        until("the watcher is up", lambda: any(child.name == "gotask-reloader"[:15] for child in children(running.pid)))
+
+        def changed() -> bool:
+            (tmp_path / "changing.py").write_text(source.format(2))
+            return answer() == b"2"
+
+        # Then new workers have the new code
+        until("the new code runs", changed)
+        running.terminate()
+        assert running.wait(20) == 0
+    finally:
+        running.kill()
+        running.wait()
+
+
+def test_cancelling_reaches_threads_and_coroutines_beside_others(storage: str, backend: Backend, tmp_path: Path) -> None:
+    # Given one worker with a thread, a coroutine and a sleeper that is not meant
+    from gotask.states import Event
+
+    with node(storage, tmp_path, "-c", "8", "--processes", "1") as running:
+        meant = enqueue(backend, [("steps", json.dumps({"count": 100_000})), ("nap", json.dumps({"n": 1, "seconds": 100}))])
+        [other] = enqueue(backend, [("nap", json.dumps({"n": 2, "seconds": 3.0}))])
+        until("they run", lambda: all(job.status is State.RUNNING for job in fetch(backend, [*meant, other]).values()))
+        workers = {child.pid for child in running.of("worker")}
+        # When two of the three are cancelled
+        assert backend.move_many(meant, Event.CANCEL) == [True, True]
+        # Then these end so, and the third goes on to its end in the same process
+        until("both are cancelled", lambda: {j.status for j in fetch(backend, meant).values()} == {State.CANCELLED}, 4)
+        drained(backend, 10)
+        job = fetch(backend, [other])[other]
+        assert (job.status, len(job.attempts or [])) == (State.SUCCESS, 0)
+        assert {child.pid for child in running.of("worker")} == workers

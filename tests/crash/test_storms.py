@@ -25,6 +25,12 @@ def numbered(count: int, dice: random.Random) -> list[tuple[str, str]]:
     return [("work", json.dumps({"n": n, "ms": dice.choice([0, 0, 0, 0, 0, 0, 0, 1, 5, 20])})) for n in range(count)]
 
 
+def open_files(running: Node) -> int:
+    """Of arbiter and dispatcher, which outlive all those workers."""
+    lasting = [running.process.pid, *(child.pid for child in running.of("dispatcher"))]
+    return sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in lasting)
+
+
 def storm(victims: Callable[[], list[int]], kills: int, pause: tuple[float, float], dice: random.Random) -> int:
     """Kill one random victim after another; how many were hit."""
     hit = 0
@@ -42,6 +48,8 @@ def test_workers_are_killed_all_the_time_and_every_job_ends_once(storage: str, b
     dice = random.Random(seed)
     with node(storage, tmp_path, "-c", "4", "--processes", "4") as running:
         ids = enqueue(backend, numbered(JOBS, dice))
+        until("the node works", lambda: bool(History.read(running.witness).starts))
+        before = open_files(running)
         # When a random worker is killed every 30 to 80 ms while they run
         hit = storm(lambda: [child.pid for child in running.of("worker")], KILLS, (0.03, 0.08), dice)
         drained(backend, 300 * max(1, SCALE))
@@ -49,8 +57,9 @@ def test_workers_are_killed_all_the_time_and_every_job_ends_once(storage: str, b
         history = History.read(running.witness)
         assert hit == KILLS
         check(backend, ids, {job: n for n, job in enumerate(ids)}, history, faults=hit)
-        # And the node has all its workers again
+        # And the node has all its workers again, and as many open files as before
         until("four workers live", lambda: len(running.of("worker")) == 4)
+        until("no file is left open", lambda: open_files(running) <= before)
 
 
 def test_the_dispatcher_is_killed_and_nobody_notices(storage: str, backend: Backend, tmp_path: Path) -> None:
