@@ -138,7 +138,7 @@ BITES = [
         "gotask/backends/link.py",
         "PRAGMA synchronous = {'FULL' if home.durable else 'OFF'}",
         "PRAGMA synchronous = OFF",
-        "tests/conformance -k synchronous",
+        "tests/conformance/test_sqlite.py -k synced",
     ),
     Bite(
         "the same id with another body is taken for a duplicate",

@@ -55,6 +55,11 @@ def test_a_file_of_a_newer_version_is_refused(store: sqlite.Sqlite, url: str, tm
         sqlite.open(url)
 
 
+def test_commits_are_synced_to_the_disk(store: sqlite.Sqlite) -> None:
+    with store._links.read() as db:
+        assert (db.pragma("synchronous"), db.pragma("journal_mode")) == (2, "wal")  # 2 is FULL
+
+
 def test_an_engine_that_can_corrupt_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(apsw, "sqlite_lib_version", lambda: "3.51.2")
     with pytest.raises(NotConfigured, match=r"3\.51\.3"):
