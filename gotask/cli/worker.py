@@ -9,7 +9,7 @@ from typing import Final
 from gotask import __version__, log
 from gotask.cli import exits, flags, server, store
 from gotask.errors import InvalidInput, NotConfigured
-from gotask.settings import WorkerSettings
+from gotask.settings import DEFAULT, WorkerSettings
 
 ABOUT: Final = "Run jobs: as many at once as -concurrency says, over several processes. Needs Linux."
 EXAMPLE: Final = """
@@ -23,7 +23,8 @@ POOL: Final = "There is no pool to choose: a `def` task runs in a process or thr
 def run(args: argparse.Namespace) -> int:
     settings = flags.settings(WorkerSettings, args)
     log.configure(settings.log_level, settings.log_format)
-    server.free_port(settings.health_addr, settings.health_port, "-health-port")
+    if settings.origin("health_port") != DEFAULT:  # a second node with the default does without, and says so
+        server.free_port(settings.health_addr, settings.health_port, "-health-port")
     if settings.app:
         app_exists(settings.app)
     if not sys.platform.startswith("linux"):
