@@ -98,10 +98,12 @@ def _until_known(job: Job) -> float:
 
 
 def tiers(queues: Sequence[Queue]) -> list[list[Queue]]:
-    """Queues that may be leased from, grouped by their priority, the highest first."""
-    open_queues = [queue for queue in queues if not queue.paused]
-    levels = sorted({queue.priority for queue in open_queues}, reverse=True)
-    return [[queue for queue in open_queues if queue.priority == level] for level in levels]
+    """Queues grouped by their priority, the highest first.
+
+    A paused one is among them: only the store, which judges that within a lease, knows whether it still is.
+    """
+    levels = sorted({queue.priority for queue in queues}, reverse=True)
+    return [[queue for queue in queues if queue.priority == level] for level in levels]
 
 
 def shares(queues: Sequence[Queue], free: int, turn: int) -> dict[str, int]:

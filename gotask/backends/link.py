@@ -89,6 +89,8 @@ def _connect(home: Home) -> apsw.Connection:
         db.execute(f"PRAGMA synchronous = {'FULL' if home.durable else 'OFF'}")
         db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         db.execute("PRAGMA trusted_schema = OFF")
+        # Plans must not depend on bound values: else SQLite prepares a statement anew whenever one of them changes.
+        db.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
         db.wal_autocheckpoint(0)
     except BaseException:
         db.close()

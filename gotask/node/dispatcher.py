@@ -80,8 +80,7 @@ class Dispatcher:
         self._farewell()
 
     def _once(self) -> int:
-        # Whoever changes a queue's record rings: a queue that was resumed must not wait until the record is read again.
-        self._catalog.refresh(self._bell is None or self._bell.work)
+        self._catalog.refresh(self._bell is None)
         if not self._adopted:
             self._adopt()
         moved = self._collect() + self._settle()

@@ -105,9 +105,9 @@ def test_an_unknown_type_is_looked_for_ever_less_often() -> None:
     assert [one.due_in for one in settlements] == [2.0, 2.0, 30.0, 300.0]
 
 
-def test_queues_are_served_by_priority_and_a_paused_one_not_at_all() -> None:
-    low, high, paused = Queue(name="low", priority=0), Queue(name="high", priority=2), Queue(name="p", paused=True)
-    assert [[queue.name for queue in tier] for tier in policy.tiers([low, high, paused])] == [["high"], ["low"]]
+def test_queues_are_served_by_priority_the_highest_first() -> None:
+    low, high, other = Queue(name="low", priority=0), Queue(name="high", priority=2), Queue(name="other", priority=2)
+    assert [[queue.name for queue in tier] for tier in policy.tiers([low, high, other])] == [["high", "other"], ["low"]]
 
 
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=6), st.integers(0, 500), st.integers(0, 1000))
