@@ -70,14 +70,23 @@ class Dispatcher:
             try:
                 moved = self._once()
                 self._heard()
+                if not moved and not self.ledger.settlements:
+                    self._sleep(seen, burst)
             except BackendDown as error:
                 self._outage(error, seen)
-                continue
-            if burst and not moved and self._adopted and self.ledger.empty and self._catalog.tasks is not None:
-                self.draining = True
-            elif not moved and not self.ledger.settlements:
-                self._segment.wait_reports(seen, self._rest())
         self._farewell()
+
+    def _sleep(self, seen: int, burst: bool) -> None:
+        """Until something is reported, or rings, or comes due by itself. In a burst there is no sleep without work."""
+        idle = self._adopted and self.ledger.empty and self._catalog.tasks is not None
+        if idle and burst:
+            self.draining = True
+        elif idle and self._bell is not None:
+            self._bell.wait(self._rest())
+        else:
+            if self._bell is not None:
+                self._bell.hand_over()
+            self._segment.wait_reports(seen, self._rest())
 
     def _once(self) -> int:
         self._catalog.refresh(self._bell is None)
