@@ -25,8 +25,7 @@ def ring() -> Extension:
         "gotask._core.ring",
         ["gotask/_core/ring.pyx"],
         depends=[
-            f"gotask/_core/{name}"
-            for name in ("atomic.h", "futex.h", "segment.h", "ring.h", "report.h", "judge.h", "ring.pxd")
+            f"gotask/_core/{name}" for name in ("atomic.h", "futex.h", "segment.h", "ring.h", "report.h", "judge.h", "ring.pxd")
         ],
         define_macros=[("_GNU_SOURCE", None)],
         extra_compile_args=["-std=c11", "-O2", "-Wall", "-Wextra", "-Werror=implicit", *flags],

@@ -39,7 +39,7 @@ def free_port() -> int:
 
 @contextmanager
 def program(module: str, storage: str, folder: Path, *flags: str) -> Iterator["subprocess.Popen[bytes]"]:
-    env = {**os.environ, "GOTASK_STORAGE": storage, "GOTASK_STATE_DIR": str(folder), "PYTHONPATH": f"{os.getcwd()}:{os.environ.get('PYTHONPATH', '')}"}
+    env = {**os.environ, "GOTASK_STORAGE": storage, "GOTASK_STATE_DIR": str(folder), "PYTHONPATH": os.getcwd()}
     with (folder / "log").open("ab") as log:
         process = subprocess.Popen([sys.executable, "-m", module, *flags], env=env, stdout=log, stderr=log)
     try:
