@@ -91,9 +91,11 @@ class Arbiter:
                 self._stop("asked again: stopping now" if self._stop_at is not None else "stopping")
             case signal.SIGHUP:
                 self._roll()
-            case number if number == READY and info.si_pid in self._workers:
-                self._workers[info.si_pid].ready = True
-                self._pauses.pop(self._workers[info.si_pid].name, None)
+            case number if number == READY:
+                for child in (self._dispatcher, *self._workers.values()):
+                    if child is not None and child.pid == info.si_pid:
+                        child.ready = True
+                        self._pauses.pop(child.name, None)
 
     def _stop(self, why: str, code: int = 0) -> None:
         """The ladder: lease no more, give back what has not started, let the rest end in time; when asked again: now."""

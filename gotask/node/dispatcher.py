@@ -305,6 +305,8 @@ class Dispatcher:
                 self.ledger.jobs[stay.ticket] = job
             else:
                 self._segment.cancel(stay.ticket, GRACE_S)
+        # What it had leased and not yet handed over is in nobody's hands; its lapse would be held against it.
+        self._registry.release(self._owner, "its dispatcher was restarted", {one.id for one in frames})
         if stays:
             log.info("Took over %d jobs from the dispatcher before.", len(self.ledger.jobs))
         topics = [f"node:{self._owner}", *(f"queue:{name}" for name in self._catalog.names)]

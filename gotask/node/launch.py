@@ -19,7 +19,7 @@ from gotask.node.catalog import Catalog
 from gotask.node.dispatcher import Dispatcher
 from gotask.node.notices import Notices
 from gotask.node.registry import LifeLine, Registry, boot_id, new_owner
-from gotask.node.worker import take_signals
+from gotask.node.worker import say_ready, take_signals
 from gotask.settings import WorkerSettings
 
 SLOTS_LEAST: Final = 4096  #: slots for frames of short jobs, which are leased by the thousand
@@ -69,6 +69,7 @@ def dispatch(settings: WorkerSettings, segment: Segment, notices: Notices, node:
     probe = Probe(dispatcher, segment, catalog, settings.lease)
     if settings.health_port:
         probe.serve(settings.health_addr, settings.health_port)
+    say_ready()
     # Batches die by reference count; a collector that looks through each of them costs a tenth of the drain rate.
     gc.freeze()
     gc.set_threshold(GARBAGE_EVERY)

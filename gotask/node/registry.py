@@ -9,6 +9,7 @@ import fcntl
 import logging
 import os
 import socket
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
@@ -64,7 +65,7 @@ class Registry:
         count = 0
         for worker in self._backend.all(Worker):
             if worker.name != self._worker.name and self._is_gone(worker):
-                count += self._release_all(worker.name)
+                count += self.release(worker.name, "its node is gone")
                 self._backend.drop(Worker, worker.name)
                 Path(worker.lock).unlink(missing_ok=True)
         return count
@@ -85,14 +86,17 @@ class Registry:
             os.close(fd)
         return True
 
-    def _release_all(self, owner: str) -> int:
-        count = 0
-        while jobs := self._backend.find(Filter(status=State.RUNNING, worker_id=owner, limit=PAGE)).jobs:
-            reason = f"its node {owner} is gone"
-            held = self._backend.settle_many([Settlement(job.id, job.lease, Event.RELEASE, reason=reason) for job in jobs])
+    def release(self, owner: str, reason: str, keep: Collection[str] = ()) -> int:
+        """Give back the running jobs of `owner`, who is known to be dead, but for the ids in `keep`; how many there were."""
+        count, cursor = 0, None
+        while True:
+            page = self._backend.find(Filter(status=State.RUNNING, worker_id=owner, limit=PAGE, cursor=cursor))
+            strays = [job for job in page.jobs if job.id not in keep]
+            held = self._backend.settle_many([Settlement(job.id, job.lease, Event.RELEASE, reason=reason) for job in strays])
             count += sum(held)
-            if not any(held):
+            cursor = page.next_cursor
+            if cursor is None:
                 break
         if count:
-            log.info("Gave back %d jobs of %s, whose processes are gone.", count, owner)
+            log.info("Gave back %d jobs of %s: %s.", count, owner, reason)
         return count

@@ -60,13 +60,18 @@ def run(segment: Segment, owner: int, settings: WorkerSettings, notices: Notices
         tasks = load_tasks(settings.app)
     notices.publish([TaskSpec(task.type, task.queue, task.rules) for task in tasks.values()])
     segment.ring_reports()
-    os.kill(os.getppid(), READY)
+    say_ready()
     runner = Runner(segment, owner, tasks, notices)
     slots = -(-settings.concurrency // settings.processes)
     if slots == 1:
         SerialWorker(runner, settings.max_jobs, settings.max_memory).run()
     else:
         ConcurrentWorker(runner, slots, settings.max_jobs, settings.max_memory).run()
+
+
+def say_ready() -> None:
+    """Tell the arbiter that this child can do its work: if it dies now, the next one need not wait."""
+    os.kill(os.getppid(), READY)
 
 
 def take_signals(handlers: Mapping[int, Callable[[], None]]) -> None:
