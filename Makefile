@@ -61,7 +61,7 @@ verify: gen ## fails if a generated page is not what is committed
 	git diff --exit-code -- docs
 
 bench: dev ## measures speed beside peers and bare limits, and prints one table
-	$(BIN)/python -m pytest bench -p no:cacheprovider --timeout 3600 -q --benchmark-disable-gc --benchmark-json=build/bench.json $(ARGS)
+	$(BIN)/python -m pytest bench -p no:cacheprovider --timeout 3600 -q --benchmark-quiet --benchmark-disable-gc --benchmark-json=build/bench.json $(ARGS)
 	$(BIN)/python -m bench.table build/bench.json
 
 wheel: dev ## a wheel and an sdist in dist/

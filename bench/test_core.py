@@ -12,6 +12,7 @@ from bench.node import PAYLOAD
 from gotask._core.ring import Segment
 from gotask.model import Job
 from gotask.node import frame
+from gotask.node.notices import Notices
 from gotask.node.run import Runner
 from gotask.node.serial import SerialWorker
 from gotask.task import Task, Tasks
@@ -47,7 +48,7 @@ def test_cost_of_one_job_in_a_worker(benchmark, figure, count: int) -> None:
     tasks.add(Task(noop))
     segment = Segment(slots=4096, workers=1, report_bytes=1 << 20)
     owner = segment.enlist(0)
-    worker = SerialWorker(Runner(segment, owner, tasks), 0, 0)
+    worker = SerialWorker(Runner(segment, owner, tasks, Notices()), 0, 0)
     body = frame.encode(Job(id="0" * 36, type="noop", payload=PAYLOAD), 300.0)
     costs = []
 

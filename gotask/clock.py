@@ -2,7 +2,8 @@
 
 import time
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import cache, lru_cache
+from pathlib import Path
 
 
 def now() -> float:
@@ -18,6 +19,15 @@ def monotonic() -> float:
 def boottime() -> float:
     """Seconds since boot, suspend included: the clock a slot's lease end is judged by."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+@cache
+def boot_id() -> str:
+    """A name for the time since this machine was started; empty where the system has none."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
 
 
 @lru_cache(maxsize=4096)  # a batch shares its instants, and each would cost a quarter of a microsecond

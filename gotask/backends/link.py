@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import apsw
 
+from gotask import clock as clocks
 from gotask.backends import sql
 from gotask.backends.bell import NODE, WORK, Bell
 from gotask.backends.home import Home, claim_file
@@ -58,6 +59,8 @@ class Link:
     def __init__(self, home: Home, bell: Bell) -> None:
         self.lock = threading.Lock()
         self.pages = 0  # of log, as of the last commit
+        self._durable = home.durable
+        self._synced: bool | None = None
         self.turn = Turn(home.path, bell, home.timeout)
         try:
             self.turn.take()  # two that make a new file at once would find it locked
@@ -74,6 +77,12 @@ class Link:
         self.pages = pages
         return apsw.SQLITE_OK
 
+    def sync(self, wanted: bool) -> None:
+        """Whether the next commit waits for the disk. One that does takes all commits before it along."""
+        if self._durable and wanted is not self._synced:
+            self.db.execute(f"PRAGMA synchronous = {'FULL' if wanted else 'NORMAL'}")
+            self._synced = wanted
+
     def close(self) -> None:
         self.db.close()
         self.turn.close()
@@ -86,7 +95,7 @@ def _connect(home: Home) -> apsw.Connection:
         db.set_busy_timeout(int(home.timeout * 1000))
         db.execute(f"PRAGMA page_size = {PAGE_SIZE}")
         db.execute("PRAGMA journal_mode = WAL")
-        db.execute(f"PRAGMA synchronous = {'FULL' if home.durable else 'OFF'}")
+        db.execute("PRAGMA synchronous = OFF")  # a durable home asks for more with each transaction, see Link.sync
         db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         db.execute("PRAGMA trusted_schema = OFF")
         # Plans must not depend on bound values: else SQLite prepares a statement anew whenever one of them changes.
@@ -159,13 +168,17 @@ class Links:
                 link.lock.release()
 
     @contextmanager
-    def write(self, batch: bool = False) -> Iterator[Txn]:
-        """A transaction: all of the block or nothing. Bells ring after it holds. `batch`: work that may pay for upkeep."""
+    def write(self, batch: bool = False, synced: bool = True) -> Iterator[Txn]:
+        """A transaction: all of the block or nothing. Bells ring after it holds. `batch`: work that may pay for upkeep.
+
+        `synced` False is for what a loss of power may undo, because doing it again is all that follows.
+        """
         with translated(self.home):
             link = self._mine()
             try:
                 link.turn.take()
                 try:
+                    link.sync(synced)
                     txn = _run_begin(link.db, self.clock)
                     try:
                         yield txn
@@ -196,8 +209,8 @@ class Links:
     def _migrate(self) -> None:
         with self.read() as db:
             version = db.pragma("user_version")
-        if version == VERSION:
-            return
+            if version == VERSION and db.execute(sql.BOOT).get == clocks.boot_id():
+                return
         with self.write() as txn:
             version = txn.db.pragma("user_version")  # again, now that nobody else migrates
             if version > VERSION:
@@ -209,6 +222,8 @@ class Links:
                 for statement in step:
                     txn.db.execute(statement)
             txn.db.execute(f"PRAGMA user_version = {VERSION}")
+            if txn.db.execute(sql.BOOT).get != clocks.boot_id():
+                txn.db.execute(sql.SKIP_LEASES, (clocks.boot_id(),))
 
     def before_fork(self) -> None:
         """Wait until no call runs, and let go of all that a child must not share."""

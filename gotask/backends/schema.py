@@ -93,9 +93,10 @@ TABLES: Final = (
     f"CREATE INDEX rare ON jobs (status, seq) WHERE {unusual('status')}",
     # how many jobs each queue has in each state, kept by every transaction that changes one
     "CREATE TABLE counts (queue TEXT, status TEXT, n INTEGER NOT NULL, PRIMARY KEY (queue, status)) WITHOUT ROWID",
-    # the sequences: `place` also numbers the rows, so that neither is ever reused
-    "CREATE TABLE numbers (one INTEGER PRIMARY KEY CHECK (one = 1), place INTEGER NOT NULL, lease INTEGER NOT NULL)",
-    "INSERT INTO numbers VALUES (1, 0, 0)",
+    # the sequences: `place` also numbers the rows, so that neither is ever reused; and the machine's boot they last rose in
+    "CREATE TABLE numbers (one INTEGER PRIMARY KEY CHECK (one = 1), place INTEGER NOT NULL, lease INTEGER NOT NULL,"
+    " boot TEXT NOT NULL)",
+    "INSERT INTO numbers VALUES (1, 0, 0, '')",
     # per queue: jobs leased so far (for ageing) and the token bucket of its rate limit
     "CREATE TABLE lanes (queue TEXT PRIMARY KEY, leased INTEGER NOT NULL, tokens REAL, filled_at REAL) WITHOUT ROWID",
     "CREATE TABLE records (kind TEXT, name TEXT, version INTEGER NOT NULL, body BLOB NOT NULL, PRIMARY KEY (kind, name))"

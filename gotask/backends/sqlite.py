@@ -51,7 +51,7 @@ class Sqlite:
         wants = self._worth_asking(wants)
         if not wants:
             return []
-        with self._links.write(batch=True) as txn:
+        with self._links.write(batch=True, synced=False) as txn:  # undone, it only means that the job is leased again
             leased = leases.lease(txn, wants, owner, lease_s)
         if len(self._memo) > leases.MEMO_MAX:
             self._memo.clear()
@@ -76,7 +76,7 @@ class Sqlite:
     def extend_many(self, beats: Sequence[Beat], lease_s: float) -> list[Held]:
         if not beats:
             return []
-        with self._links.write(batch=True) as txn:
+        with self._links.write(batch=True, synced=False) as txn:
             return leases.extend(txn, beats, lease_s)
 
     def tick(self, limit: int = 1000) -> Tick:

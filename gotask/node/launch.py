@@ -11,14 +11,14 @@ from typing import Final
 from gotask import backends
 from gotask._core.ring import Segment
 from gotask.backends.home import private_folder, state_folder
-from gotask.clock import from_epoch, now
+from gotask.clock import boot_id, from_epoch, now
 from gotask.errors import NotConfigured
 from gotask.model import Worker
 from gotask.node.arbiter import Arbiter
 from gotask.node.catalog import Catalog
 from gotask.node.dispatcher import Dispatcher
 from gotask.node.notices import Notices
-from gotask.node.registry import LifeLine, Registry, boot_id, new_owner
+from gotask.node.registry import LifeLine, Registry, new_owner
 from gotask.node.worker import say_ready, take_signals
 from gotask.settings import WorkerSettings
 

@@ -22,10 +22,6 @@ PAGE: Final = 500  #: jobs given back in one call
 log = logging.getLogger("gotask.node")
 
 
-def boot_id() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
 def new_owner(worker_id: str | None) -> str:
     """A name for one life of one node. The random part keeps two lives of one name apart, or two hosts of one name."""
     return f"{worker_id or socket.gethostname()}-{os.urandom(4).hex()}"

@@ -136,8 +136,8 @@ BITES = [
     Bite(
         "an enqueue answers before it is on disk",
         "gotask/backends/link.py",
-        "PRAGMA synchronous = {'FULL' if home.durable else 'OFF'}",
-        "PRAGMA synchronous = OFF",
+        "PRAGMA synchronous = {'FULL' if wanted else 'NORMAL'}",
+        "PRAGMA synchronous = NORMAL",
         "tests/conformance/test_sqlite.py -k synced",
     ),
     Bite(

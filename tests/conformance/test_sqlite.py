@@ -15,11 +15,12 @@ import pytest
 from lab import Target, new, until
 from msgspec import Raw
 
+from gotask import clock
 from gotask.backends import bell, sql, sqlite
 from gotask.backends.link import Links
 from gotask.backends.schema import VERSION
 from gotask.errors import BackendDown, NotConfigured
-from gotask.model import Queue, Settlement
+from gotask.model import NewJob, Queue, Settlement
 from gotask.states import Event, State
 
 
@@ -55,9 +56,41 @@ def test_a_file_of_a_newer_version_is_refused(store: sqlite.Sqlite, url: str, tm
         sqlite.open(url)
 
 
-def test_commits_are_synced_to_the_disk(store: sqlite.Sqlite) -> None:
+def synchronous(store: sqlite.Sqlite) -> int:
+    """How this thread's last commit was written: 1 is NORMAL, 2 FULL."""
     with store._links.read() as db:
-        assert (db.pragma("synchronous"), db.pragma("journal_mode")) == (2, "wal")  # 2 is FULL
+        assert db.pragma("journal_mode") == "wal"
+        return int(db.pragma("synchronous"))
+
+
+def test_what_was_accepted_or_ended_is_synced_and_a_lease_is_not(store: sqlite.Sqlite) -> None:
+    store.enqueue_many([NewJob(type="t")])
+    assert synchronous(store) == 2
+    [job] = store.lease({"default": 1}, "node", 30.0)
+    assert synchronous(store) == 1
+    assert store.settle_many([Settlement(job.id, job.lease, Event.ACK)]) == [True]
+    assert synchronous(store) == 2
+
+
+def test_after_a_reboot_lease_numbers_go_on_above_any_that_was_lost(
+    store: sqlite.Sqlite, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a lease, which the disk may not know of
+    store.enqueue_many([NewJob(type="t")] * 2)
+    [before] = store.lease({"default": 1}, "node", 30.0)
+    store.close()
+    # When the machine was started anew
+    monkeypatch.setattr(clock, "boot_id", lambda: "another boot")
+    again = sqlite.open(url)
+    # Then the next number is far above, also above those that the loss of power took back
+    [after] = again.lease({"default": 1}, "node", 30.0)
+    assert after.lease > before.lease + 100_000
+    again.close()
+    # And within one boot the numbers go on by one
+    again = sqlite.open(url)
+    again.enqueue_many([NewJob(type="t")])
+    assert again.lease({"default": 1}, "node", 30.0)[0].lease == after.lease + 1
+    again.close()
 
 
 def test_an_engine_that_can_corrupt_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:

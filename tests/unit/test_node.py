@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from gotask._core.ring import INNOCENT, OVERDUE, SUSPECT, SUSPECT_ALONE, TORN, Loss, Report
-from gotask.clock import from_epoch, now
+from gotask.clock import boot_id, from_epoch, now
 from gotask.errors import Cancel, Cancelled, NotConfigured, Retry, Snooze, TimeLimit
 from gotask.model import ERROR_MAX, Job, NewJob, Rules, Settlement, Worker
 from gotask.node import frame
 from gotask.node.ledger import Ledger
 from gotask.node.notices import Notices, TaskSpec
-from gotask.node.registry import LifeLine, Registry, boot_id, new_owner
+from gotask.node.registry import LifeLine, Registry, new_owner
 from gotask.node.worker import load_tasks
 from gotask.policy import Outcome
 from gotask.states import Event, State
