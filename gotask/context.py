@@ -54,6 +54,8 @@ class Context(Struct):
         """Tell how far the job is, in per cent, for its page and for whoever waits. What is out of bounds is clipped."""
         if not isinstance(percent, (int, float)) or isnan(percent):
             raise InvalidInput(f"Progress is a number from 0 to 100, not {percent!r}.")
+        if not isinstance(note, str):
+            raise InvalidInput(f"The note of a progress is text, not {note!r}.")
         self.line.report_progress(min(max(float(percent), 0.0), 100.0), note)
 
     @property

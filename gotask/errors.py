@@ -15,6 +15,7 @@
 `Retry` and `Cancel` are not errors: a task raises them to say what should become of its job.
 """
 
+from math import inf
 from typing import ClassVar
 
 
@@ -99,12 +100,19 @@ BY_HTTP: dict[int, type[GotaskError]] = {
 }
 
 
+def _delay(seconds: object, signal: str) -> float:
+    """A delay as a task names it. Raises InvalidInput for what is no number of seconds from 0 up."""
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < inf:
+        raise InvalidInput(f"{signal} takes a number of seconds from 0 up, not {seconds!r}.")
+    return float(seconds)
+
+
 class Retry(Exception):
     """Raise it in a task to run the job again in `seconds` (its own backoff if None); it counts as a failed attempt."""
 
     def __init__(self, seconds: float | None = None, reason: str = "") -> None:
         super().__init__(reason or "the task asked for a retry")
-        self.seconds = seconds
+        self.seconds = None if seconds is None else _delay(seconds, "Retry")
 
 
 class Snooze(Exception):
@@ -112,7 +120,7 @@ class Snooze(Exception):
 
     def __init__(self, seconds: float, reason: str = "") -> None:
         super().__init__(reason or "the task asked to be woken later")
-        self.seconds = seconds
+        self.seconds = _delay(seconds, "Snooze")
 
 
 class Cancel(Exception):

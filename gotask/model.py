@@ -23,7 +23,8 @@ BATCH_MAX: Final = 10_000  #: jobs in one batch request
 
 Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
 Moment = Annotated[datetime, Meta(tz=True)]
-Seconds = Annotated[float, Meta(ge=0, le=31_536_000)]
+SECONDS_MAX: Final = 31_536_000.0  #: a year; the longest delay or time limit
+Seconds = Annotated[float, Meta(ge=0, le=SECONDS_MAX)]
 EMPTY_OBJECT: Final = Raw(b"{}")
 
 
@@ -50,7 +51,7 @@ class Rules(Struct, kw_only=True):
     retry_delay: Seconds | None = None
     max_retry_delay: Seconds | None = None
     retry_jitter: bool | None = None  # full jitter: a random delay between 0 and the computed one
-    timeout: Annotated[float, Meta(gt=0, le=31_536_000)] | None = None  # seconds one attempt may run
+    timeout: Annotated[float, Meta(gt=0, le=SECONDS_MAX)] | None = None  # seconds one attempt may run
 
 
 DEFAULT_RULES: Final = Rules(

@@ -1,17 +1,20 @@
 """Decisions, pure: no clock, no die and no store in here. Whoever calls hands in what time and chance had to say."""
 
 from collections.abc import Sequence
+from math import isnan
 from typing import Final, Literal
 
 from msgspec import Struct
 
-from gotask.model import CRASHES_MAX, DEFAULT_RULES, ERROR_MAX, Job, Queue, Rules, Settlement, Strategy
-from gotask.states import DEAD_LETTER_KEEP_S, Event
+from gotask.model import CRASHES_MAX, DEFAULT_RULES, ERROR_MAX, SECONDS_MAX, Job, Queue, Rules, Settlement, Strategy
+from gotask.states import DEAD_LETTER_KEEP_S, RULES, Event
 
 UNKNOWN_FIRST_S: Final = 2.0  #: seconds until a job of a type that nobody here knows is looked at again
 UNKNOWN_MOST_S: Final = 300.0  #: seconds; a deploy that brings the type is noticed within this
 LEASE_MOST: Final = 1000  #: jobs in one lease: a larger batch holds the store's writer longer than a producer likes
 RELEASE_AFTER_S: Final = 1.0  #: seconds a leased job may wait unstarted behind busy workers
+
+READY: Final = RULES[Event.LEASE].sources[0]  #: the state of a job that only waits for a node to take it
 
 Verdict = Literal["done", "failed", "timeout", "retry", "snooze", "cancelled", "released", "crashed", "unknown", "misfit"]
 
@@ -62,7 +65,7 @@ def decide(job: Job, outcome: Outcome, rules: Rules, dead_letters: str | None, c
         case "cancelled":
             return Settlement(job.id, job.lease, Event.CANCEL, reason=error)
         case "snooze":
-            return Settlement(job.id, job.lease, Event.SNOOZE, due_in=outcome.seconds, reason=error)
+            return Settlement(job.id, job.lease, Event.SNOOZE, due_in=bounded(outcome.seconds) or 0.0, reason=error)
         case "unknown":
             return Settlement(job.id, job.lease, Event.SNOOZE, due_in=_until_known(job), reason=error)
         case "misfit":
@@ -70,9 +73,15 @@ def decide(job: Job, outcome: Outcome, rules: Rules, dead_letters: str | None, c
         case "crashed":
             return _after_crash(job, error, outcome.alone, dead_letters)
     if outcome.retryable and job.retry_count < (rules.max_retries or 0):
-        delay = backoff(rules, job.retry_count, chance) if outcome.seconds is None else outcome.seconds
+        named = bounded(outcome.seconds)
+        delay = backoff(rules, job.retry_count, chance) if named is None else named
         return Settlement(job.id, job.lease, Event.RETRY, due_in=delay, error=error, reason=outcome.verdict)
     return _bury(job, error, "timeout" if outcome.verdict == "timeout" else "failed", dead_letters)
+
+
+def bounded(seconds: float | None) -> float | None:
+    """A delay that a task named, within what a store can keep; None for none, or for no number."""
+    return None if seconds is None or isnan(seconds) else min(max(seconds, 0.0), SECONDS_MAX)
 
 
 def _bury(job: Job, error: str | None, reason: str, dead_letters: str | None, crashed: bool = False) -> Settlement:

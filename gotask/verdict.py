@@ -21,13 +21,13 @@ def judge(task: Task[..., Any], error: BaseException, limit: float) -> Outcome:
     """
     match error:
         case Misfit():
-            return Outcome("misfit", str(error))
+            return Outcome("misfit", clean(str(error)))
         case Retry():
             return Outcome("retry", text(error), error.seconds)
         case Snooze():
-            return Outcome("snooze", str(error), error.seconds)
+            return Outcome("snooze", clean(str(error)), error.seconds)
         case Cancel():
-            return Outcome("cancelled", str(error))
+            return Outcome("cancelled", clean(str(error)))
         case Cancelled():
             return Outcome("cancelled", "stopped on request")
         case TimeLimit():
@@ -44,7 +44,12 @@ def text(error: BaseException) -> str:
         lines = traceback.format_exception(type(error), error, trace, limit=-50)
     except Exception:  # a broken __str__ of the user's must not cost the report
         lines = [type(error).__name__]
-    return "".join(lines)[-ERROR_MAX:].rstrip()
+    return clean("".join(lines)[-ERROR_MAX:].rstrip())
+
+
+def clean(text: str) -> str:
+    """Without what UTF-8 cannot say, such as a file name's stray bytes."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def interruption(error: BaseException, interrupt: Interrupt | None) -> BaseException:

@@ -8,7 +8,9 @@ because the dead was reaped, never by a time-out.
 import logging
 import os
 import signal
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
@@ -49,7 +51,7 @@ class Child:
 
 
 class Arbiter:
-    """`dispatch` is what the dispatcher's process does: called in the child with a function that says 'drain'."""
+    """`dispatch` is what the dispatcher's process does, from its fork to its end."""
 
     def __init__(self, settings: WorkerSettings, segment: Segment, notices: Notices, dispatch: Callable[[], None]) -> None:
         self._settings = settings
@@ -64,7 +66,9 @@ class Arbiter:
         self._pauses: dict[str, float] = {}  # name -> how long its next restart waits
         self._not_before: dict[str, float] = {}
         self._stop_at: float | None = None  # when what still runs is killed; None while the node is not stopping
-        self._drained = False  # the dispatcher has nothing more to do
+        self._drained = False  # no dispatcher is wanted any more
+        self._served = False  # a worker was ready once, so its app can be loaded
+        self._roll_again = False
         self._exit_code = 0
 
     def run(self) -> int:
@@ -72,7 +76,7 @@ class Arbiter:
         if self._settings.preload:
             self._tasks = worker.load_tasks(self._settings.app)
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        while self._dispatcher or self._workers or self._stop_at is None:
+        while self._dispatcher or self._workers or not (self._drained or self._exit_code):
             self._fork_missing()
             info = signal.sigtimedwait(SIGNALS, LOOK_S)
             if info is not None:
@@ -95,6 +99,7 @@ class Arbiter:
                 for child in (self._dispatcher, *self._workers.values()):
                     if child is not None and child.pid == info.si_pid:
                         child.ready = True
+                        self._served = self._served or child.owner != 0
                         self._pauses.pop(child.name, None)
 
     def _stop(self, why: str, code: int = 0) -> None:
@@ -117,10 +122,12 @@ class Arbiter:
         for child in self._workers.values():
             if late >= 0 and not child.killed:
                 self._kill(child, "it did not end in time")
-        if self._dispatcher is None:
+        if self._dispatcher is None and late >= SETTLE_S:
+            self._drained = True  # it had its time, and dies again and again
+        if self._dispatcher is None and (self._drained or self._exit_code):
             for child in self._workers.values():
                 self._kill(child, "the node is down")
-        elif late >= SETTLE_S and not self._dispatcher.killed:
+        elif self._dispatcher is not None and late >= SETTLE_S and not self._dispatcher.killed:
             self._kill(self._dispatcher, "it could not write down what it has in time")
 
     def _kill(self, child: Child, why: str) -> None:
@@ -135,6 +142,9 @@ class Arbiter:
         if self._stop_at is not None or self._tasks is not None:
             log.warning("Not rolling: the node %s.", "is stopping" if self._stop_at else "runs with --preload")
             return
+        self._roll_again = any(child.retiring for child in self._workers.values())
+        if self._roll_again:  # one roll at a time: there are places for two generations
+            return
         log.info("Rolling: new workers first, then the old ones may end.")
         for child in self._workers.values():
             child.retiring = True
@@ -145,6 +155,8 @@ class Arbiter:
             for child in self._workers.values():
                 if child.retiring:
                     self._segment.stop(child.owner)
+            if self._roll_again and len(fresh) == len(self._workers):
+                self._roll()
 
     # deaths
 
@@ -186,7 +198,7 @@ class Arbiter:
         lost = self._segment.recover(child.owner, child.killed, status)
         if lost:
             log.warning("%s (%d) %s with %d jobs in hand.", child.name, child.pid, death(status), lost)
-        if os.waitstatus_to_exitcode(status) == EX_CONFIG:
+        if os.waitstatus_to_exitcode(status) == EX_CONFIG and not self._served:
             if self._stop_at is None:
                 self._stop("a worker cannot start", EX_CONFIG)
         elif not child.retiring:
@@ -231,11 +243,16 @@ class Arbiter:
             if any(child.index == index for child in self._workers.values()) or not self._may_start(name):
                 continue
             owner = self._segment.enlist(index)
-            work = partial(worker.run, self._segment, owner, self._settings, self._notices, self._tasks)
+            work = partial(worker.run, self._segment, owner, self._slots_of(index), self._settings, self._notices, self._tasks)
             child = self._fork(name, work)
             child.owner, child.index = owner, index
             self._workers[child.pid] = child
             fresh += 1
+
+    def _slots_of(self, index: int) -> int:
+        """Of the node's concurrency, the share of one worker."""
+        every, rest = divmod(self._settings.concurrency, self._wanted)
+        return every + (index % self._wanted < rest)
 
     def _may_start(self, name: str) -> bool:
         return monotonic() >= self._not_before.get(name, 0.0)
@@ -269,5 +286,8 @@ class Arbiter:
         except BaseException:
             log.exception("%s failed.", name)
         finally:
+            with suppress(OSError, ValueError):  # closed by a task, or nobody reads any more
+                sys.stdout.flush()
+                sys.stderr.flush()
             logging.shutdown()
             os._exit(code)

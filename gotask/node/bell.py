@@ -21,9 +21,9 @@ log = logging.getLogger("gotask.node")
 class Bell:
     """Two flags, `work` and `attention`, that the dispatcher clears before it looks."""
 
-    def __init__(self, backend: Backend, topics: Sequence[str], wake: Callable[[], None]) -> None:
+    def __init__(self, backend: Backend, wake: Callable[[], None]) -> None:
         self._backend = backend
-        self._topics = list(topics)
+        self._topics: list[str] = []
         self._wake = wake
         self._own: Watch | None = None
         self._at_segment = threading.Event()  # the dispatcher sleeps there, so the thread must listen
@@ -32,13 +32,15 @@ class Bell:
         self.work = True
         self.attention = False
 
-    def start(self) -> None:
+    def start(self, topics: Sequence[str]) -> None:
+        self._topics = list(topics)
         self._thread.start()
 
     def close(self) -> None:
         self._closing = True
         self._at_segment.set()
-        self._thread.join(WAIT_S * 2)
+        if self._thread.is_alive():
+            self._thread.join(WAIT_S * 2)
 
     def wait(self, timeout: float) -> None:
         """The dispatcher's thread, with nothing in hand: sleep until it rings. Raises BackendDown."""

@@ -36,10 +36,10 @@ class Catalog:
         return any(queue.max_workers or queue.rate_limit for tier in self.tiers for queue in tier)
 
     def refresh(self, force: bool = False) -> None:
-        """Read the task table and, when it is time, the queue records. Raises BackendDown."""
-        if not force and monotonic() - self._read_at < FRESH_S:
+        """Read the task table and the queue records when it is time. Raises BackendDown."""
+        if not force and monotonic() - self._read_at < (FRESH_S if self.tasks is not None else 0.0):
             return
-        self.tasks = self.notices.tasks()
+        self.tasks = self.notices.tasks() or self.tasks  # while a new generation writes its table, the old one stands
         self._queues = {queue.name: queue for queue in self._backend.all(Queue)}
         self._read_at = monotonic()
         self._timeouts.clear()

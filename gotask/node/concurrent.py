@@ -2,7 +2,9 @@
 
 import asyncio
 import ctypes
+import logging
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
@@ -14,6 +16,7 @@ from gotask.node.watchdog import Watchdog
 from gotask.task import Task
 from gotask.verdict import Interrupt, interruption
 
+log = logging.getLogger("gotask.node")
 CLAIM_S: Final = 0.5  #: seconds one claim may sleep before the claimer looks around
 _raise_in_thread: Final = ctypes.pythonapi.PyThreadState_SetAsyncExc
 
@@ -35,6 +38,7 @@ class ConcurrentWorker:
         self._watchdog = Watchdog(runner.segment, runner.owner, self._interrupt, max_memory)
         self._free = threading.Semaphore(slots)
         self._busy = 0
+        self._done = False
         self._lock = threading.Lock()  # over _busy and _exposed; and a thread is interrupted only while it holds its entry
         self._exposed: dict[int, Exposure] = {}
         self._loop = asyncio.new_event_loop()
@@ -45,7 +49,11 @@ class ConcurrentWorker:
         self._watchdog.start()
         claimer = threading.Thread(target=self._claim_all, name="claimer")
         claimer.start()
-        self._loop.run_forever()  # until the claimer has seen the last run end
+        while not self._done:  # until the claimer has seen the last run end
+            try:
+                self._loop.run_forever()
+            except (SystemExit, KeyboardInterrupt) as error:  # of a task's own child; its job hears of it, others must not
+                log.warning("A coroutine that a task started raised %r; the worker goes on.", error)
         claimer.join()
         self._threads.shutdown()
         self._loop.close()
@@ -56,6 +64,7 @@ class ConcurrentWorker:
             self._claim_until_told()
             self._wait_until_idle()
         finally:
+            self._done = True
             self._loop.call_soon_threadsafe(self._loop.stop)
 
     def _claim_until_told(self) -> None:
@@ -67,7 +76,7 @@ class ConcurrentWorker:
             # A suspect runs alone: one worker lets its runs end without taking more, so that one can start.
             if self._busy and segment.waiting(ALONE) and segment.is_first(owner):
                 self._free.release()
-                self._wait_until_idle()
+                self._make_room()
                 continue
             claimed = segment.claim(owner, not self._busy, CLAIM_S)
             if claimed is None:
@@ -77,6 +86,11 @@ class ConcurrentWorker:
                 continue
             count += 1
             self._start(*claimed)
+
+    def _make_room(self) -> None:
+        """Take nothing until idle, or until another worker has taken what must run alone."""
+        while self._busy and self._runner.segment.waiting(ALONE) and not self._runner.segment.stopping(self._runner.owner):
+            time.sleep(CLAIM_S / 10)
 
     def _wait_until_idle(self) -> None:
         for _ in range(self._slots):
@@ -111,12 +125,14 @@ class ConcurrentWorker:
 
     def _run_in_thread(self, ticket: int, job: Frame, task: Task[..., Any]) -> None:
         try:
-            arguments = task.decode(job.payload)
-            context = self._runner.context(ticket, job, task)
-            with self._lock:
-                self._exposed[ticket] = Exposure()
-            value = task.call(arguments, context)
-            self._hide(ticket)
+            try:
+                arguments = task.decode(job.payload)
+                context = self._runner.context(ticket, job, task)
+                with self._lock:
+                    self._exposed[ticket] = Exposure()
+                value = task.call(arguments, context)
+            finally:  # apart from the except clause, which catches what strikes at the door of _hide
+                self._hide(ticket)
         except BaseException as error:  # whatever a task raises ends its job, not the worker
             self._hide(ticket)
             self._runner.failed(ticket, job, task, error)
@@ -144,13 +160,14 @@ class ConcurrentWorker:
             self._exposed.pop(ticket, None)
         self._free.release()
 
-    def _interrupt(self, ticket: int, why: Interrupt) -> None:
+    def _interrupt(self, ticket: int, why: Interrupt) -> bool:
         with self._lock:
             exposure = self._exposed.get(ticket)
             if exposure is None or exposure.why is not None:
-                return
+                return exposure is not None
             exposure.why = why
             if exposure.coroutine is not None:
                 self._loop.call_soon_threadsafe(exposure.coroutine.cancel)
             else:
                 _raise_in_thread(ctypes.c_ulong(exposure.thread), ctypes.py_object(why))
+        return True

@@ -7,17 +7,21 @@ segment and goes on.
 
 import logging
 import random
+import time
 from collections import Counter
 from collections.abc import Sequence
 from typing import Final
+
+import msgspec
 
 from gotask import policy
 from gotask._core.ring import ALONE, Segment
 from gotask.backends import Backend
 from gotask.clock import boottime, monotonic
 from gotask.errors import BackendDown
-from gotask.model import GRACE_S, Beat, Held, Job, Queue
+from gotask.model import GRACE_S, PRIORITIES, Beat, Held, Job, Queue
 from gotask.node import frame
+from gotask.node.agenda import Agenda
 from gotask.node.bell import Bell
 from gotask.node.catalog import Catalog
 from gotask.node.ledger import Ledger
@@ -25,13 +29,16 @@ from gotask.node.registry import Registry
 from gotask.policy import Outcome
 from gotask.states import Event
 
-BEATS_PER_LEASE: Final = 3  #: this many signs of life may be lost before a job is taken away
+BEATS_PER_LEASE: Final = 3  #: signs of life within one lease: two may be lost before a job is taken away
 PROGRESS_S: Final = 0.3  #: seconds between two writes of what running tasks say of their progress
 SWEEP_S: Final = 0.25  #: seconds between two looks for frames that wait too long
+ORPHANS_S: Final = 2.0  #: seconds between two looks for nodes of this machine that are dead
+COMPLAIN_S: Final = 10.0  #: seconds between two lines about an outage
 REST_S: Final = 1.0  #: seconds; the longest sleep, so that a lost wake-up costs no more
 LIMITED_REST_S: Final = 0.05  #: seconds between two tries while a limit of a queue may free places unannounced
 LONG_S: Final = 1.0  #: seconds; until one has run, jobs are taken for long ones, which are not leased ahead
 DRAIN_MOST: Final = 2 * policy.LEASE_MOST  #: reports settled in one batch
+WINDOW_STEP: Final = 16  #: after the segment was full, one more job is leased ahead for so many that ended
 log = logging.getLogger("gotask.node")
 
 
@@ -48,14 +55,14 @@ class Dispatcher:
         self._owner = owner
         self.slots = slots
         self._lease_s = lease_s
-        self._bell: Bell | None = None
+        self._agenda = Agenda()
+        self._bell = Bell(backend, segment.ring_reports)
         self._adopted = False
         self._turn = 0  # places handed out between queues so far
         self._run_s = LONG_S  # measured
         self._trip_s = 0.005  # measured: seconds from lease to settled, apart from the run
         self._dry_until = 0.0  # the store had nothing more; do not ask again before this, unless the bell rings
-        self._full = False  # the segment had no room for a frame
-        self._due: dict[str, float] = {}  # what is done from time to time -> when next
+        self._window = segment.slots  # jobs that fit into the segment at once, as far as their sizes have shown
         self.ledger = Ledger()
         self.draining = False
         self.answered_at = self.turned_at = monotonic()  # when the store last answered, and the loop last turned
@@ -73,62 +80,56 @@ class Dispatcher:
                 if not moved and not self.ledger.settlements:
                     self._sleep(seen, burst)
             except BackendDown as error:
-                self._outage(error, seen)
+                self._outage(error)
         self._farewell()
 
-    def _sleep(self, seen: int, burst: bool) -> None:
-        """Until something is reported, or rings, or comes due by itself. In a burst there is no sleep without work."""
-        idle = self._adopted and self.ledger.empty and self._catalog.tasks is not None
-        if idle and burst:
-            self.draining = True
-        elif idle and self._bell is not None:
-            self._bell.wait(self._rest())
-        else:
-            if self._bell is not None:
-                self._bell.hand_over()
-            self._segment.wait_reports(seen, self._rest())
-
     def _once(self) -> int:
-        self._catalog.refresh(self._bell is None)
-        if not self._adopted:
-            self._adopt()
-        moved = self._collect() + self._settle()
+        moved = self._collect() if self._adopted else self._adopt()  # before all that may find the store down
+        self._catalog.refresh()
+        moved += self._settle()
+        self._announce()
         self._beat()
         self._tick()
         self._sweep()
         return moved + self._lease()
 
-    def _outage(self, error: BackendDown, seen: int) -> None:
+    def _sleep(self, seen: int, burst: bool) -> None:
+        """Until something is reported, or rings, or comes due by itself. In a burst there is no sleep without work."""
+        idle = self._adopted and self.ledger.empty and self._catalog.tasks is not None
+        if idle and burst and not self._anything_waits():
+            self.draining = True
+        elif idle:
+            self._bell.wait(self._rest())
+        else:
+            self._bell.hand_over()
+            self._segment.wait_reports(seen, self._rest())
+
+    def _rest(self) -> float:
+        """Seconds to sleep at most; everything that can be rung for is, so this is only for what comes by itself."""
+        duties = {"tick": True, "sweep": bool(self.ledger.jobs), "progress": bool(self.ledger.progress)}
+        limited = self._catalog.limited and not self.draining
+        return self._agenda.rest(duties, LIMITED_REST_S if limited else REST_S)
+
+    def _anything_waits(self) -> bool:
+        """Whether limits keep jobs of the served queues waiting."""
+        waiting = {queue.name for tier in self._catalog.tiers for queue in tier if not queue.paused}
+        ready = policy.READY
+        return any(count and state is ready and name in waiting for (name, state), count in self._backend.counts().items())
+
+    def _outage(self, error: BackendDown) -> None:
         """The store does not answer: keep everything, and try again after a jittered pause, for ever."""
         self._catalog.notices.cut_off = monotonic() - self.answered_at > self._lease_s
-        if self._is_due("outage", 10.0):
+        self._agenda.at_once("beat")  # one that failed was not heard, nor was what it would have been told
+        if self._agenda.is_due("complain"):
             log.warning("The store does not answer, %d jobs in hand: %s", len(self.ledger.jobs), error)
-        self._segment.wait_reports(seen, random.uniform(0.1, 0.5))
+            self._agenda.book("complain", COMPLAIN_S)
+        time.sleep(random.uniform(0.1, 0.5))
 
     def _heard(self) -> None:
         """The store has answered all that was asked in this turn."""
         self.answered_at = monotonic()
         if self._catalog.notices.cut_off:
             self._catalog.notices.cut_off = False
-
-    def _is_due(self, what: str, every: float) -> bool:
-        now = monotonic()
-        if now < self._due.get(what, 0.0):
-            return False
-        self._due[what] = now + every
-        return True
-
-    def _rest(self) -> float:
-        """Seconds to sleep at most; everything that can be rung for is, so this is only for what comes by itself."""
-        now = monotonic()
-        until = min(now + REST_S, self._due.get("tick", now + REST_S))
-        if self.ledger.jobs:
-            until = min(until, self._due["sweep"])
-        if self.ledger.progress:
-            until = min(until, self._due["progress"])
-        if not self.draining and self._catalog.limited:
-            until = min(until, max(self._dry_until, now + LIMITED_REST_S))
-        return max(0.001, until - now)
 
     # what workers said
 
@@ -166,6 +167,12 @@ class Dispatcher:
         else:
             self._decide(ticket, job, outcome)
 
+    def _unstarted(self, ticket: int, outcome: Outcome) -> None:
+        """A frame was taken back before any worker claimed it; its slot is free already."""
+        job = self.ledger.jobs.pop(ticket, None)
+        if job is not None:
+            self._decide(None, job, outcome)
+
     def _decide(self, ticket: int | None, job: Job, outcome: Outcome) -> None:
         rules, dead_letters = self._catalog.rules(job), self._catalog.dead_letters(job)
         settlement = policy.decide(job, outcome, rules, dead_letters, random.random())
@@ -188,9 +195,9 @@ class Dispatcher:
                 self._dry_until = 0.0
         if self.ledger.tickets:
             self._segment.free_many(list(self.ledger.tickets))
-            self._full = False
+            self._window = min(self._segment.slots, self._window + 1 + len(self.ledger.tickets) // WINDOW_STEP)
         self._segment.forget()
-        return self.ledger.settled()
+        return self.ledger.clear_settled()
 
     def _measure_trip(self, seconds: float) -> None:
         self._trip_s += (2 * seconds - self._trip_s) * 0.2  # a lease takes about as long as a settle
@@ -198,16 +205,15 @@ class Dispatcher:
     # what the store has to say
 
     def _lease(self) -> int:
-        if self.draining or self._full or self._catalog.tasks is None:
+        if self.draining or self._catalog.tasks is None:
             return 0
-        if self._bell is not None and self._bell.work:
+        if self._bell.work:
             self._bell.work = False
         elif monotonic() < self._dry_until:
             return 0
-        room = policy.wanted(
-            self.slots, len(self.ledger.jobs), self._run_s, self._trip_s, len(self.ledger.jobs) + self._segment.room()
-        )
-        asked = room
+        in_hand = len(self.ledger.jobs)
+        most = min(self._window, in_hand + self._segment.room())
+        room = asked = policy.wanted(self.slots, in_hand, self._run_s, self._trip_s, most)
         for tier in self._catalog.tiers:
             room -= self._lease_tier(tier, room)
         dry = LIMITED_REST_S if self._catalog.limited else REST_S
@@ -215,114 +221,145 @@ class Dispatcher:
         return asked - room
 
     def _lease_tier(self, queues: Sequence[Queue], room: int) -> int:
-        """Lease by weight; what a queue leaves unused goes to those that still had more."""
+        """Lease by weight; what a queue leaves unused goes to those that may have more."""
         leased = 0
-        while queues and leased < room and not self._full:
+        while queues and leased < room:
             wants = policy.shares(queues, room - leased, self._turn)
             jobs = self._backend.lease(wants, self._owner, self._lease_s)
             self._turn += len(jobs)
             leased += len(jobs)
-            self._put(jobs)
+            if not self._put(jobs):
+                return room  # the segment is full, whatever else there is
             got = Counter(job.queue for job in jobs)
-            queues = [queue for queue in queues if got[queue.name] and got[queue.name] == wants.get(queue.name)]
+            queues = [queue for queue in queues if got[queue.name] == wants.get(queue.name, 0)]
         return leased
 
-    def _put(self, jobs: Sequence[Job]) -> None:
-        """Hand jobs to the workers. What has no task here is snoozed, what has no room is given back."""
+    def _put(self, jobs: Sequence[Job]) -> bool:
+        """Hand jobs to the workers. What has no task here is snoozed; what has no room is given back, and False returned."""
         tasks, timeout, expires = self._catalog.tasks or {}, self._catalog.timeout, boottime() + self._lease_s
         known = [job for job in jobs if job.type in tasks]
-        frames = []
-        for job in known:
-            limit = timeout(job)
-            frames.append((frame.encode(job, limit), ALONE if job.crashes else job.priority, limit, GRACE_S, expires))
-        tickets = self._segment.put_many(frames)
-        self.ledger.jobs.update(zip(tickets, known, strict=False))
         if len(known) < len(jobs):
             for job in jobs:
                 if job.type not in tasks:
                     self._decide(None, job, Outcome("unknown", f"no worker here has a task called {job.type!r}"))
+        frames = []
+        for job in known:
+            limit = timeout(job)
+            frames.append((frame.encode(job, limit), ring_of(job), limit, GRACE_S, expires))
+        try:
+            tickets = self._segment.put_many(frames)
+        except ValueError:
+            put = [self._put_alone(job, one) for job, one in zip(known, frames, strict=True)]
+            return all(put)
+        self.ledger.jobs.update(zip(tickets, known, strict=False))
         for job in known[len(tickets) :]:
-            self._full = True
-            self._decide(None, job, Outcome("released", "the node had no room for it"))
+            self._give_back(job)
+        return len(tickets) == len(known)
+
+    def _put_alone(self, job: Job, one: tuple[bytes, int, float, float, float]) -> bool:
+        """One of a batch that the segment refused as a whole."""
+        try:
+            tickets = self._segment.put_many([one])
+        except ValueError as error:
+            self._decide(None, job, Outcome("misfit", f"no worker can be handed this job: {error}"))
+            return True
+        if tickets:
+            self.ledger.jobs[tickets[0]] = job
+        else:
+            self._give_back(job)
+        return bool(tickets)
+
+    def _give_back(self, job: Job) -> None:
+        """There was no room for it: lease no more than fits, and find out step by step whether more does."""
+        self._window = max(1, len(self.ledger.jobs))
+        self._decide(None, job, Outcome("released"))
+
+    def _announce(self) -> None:
+        """Say what this node takes, before it takes anything: its record is the proof of whose jobs these are."""
+        if self._agenda.is_due("announce"):
+            self._registry.announce(self._catalog.names, sorted(self._catalog.tasks or {}))
+            self._agenda.book("announce", self._lease_s / BEATS_PER_LEASE)
+        if self._agenda.is_due("orphans"):
+            self._registry.give_back_orphans()
+            self._agenda.book("orphans", ORPHANS_S)
 
     def _beat(self) -> None:
         """Extend what is in hand: all of it from time to time, and at once when somebody asks for something to stop."""
-        asked = self._bell is not None and self._bell.attention
-        if asked and self._bell is not None:
+        if self._agenda.is_due("beat") or self._bell.attention:
             self._bell.attention = False
-        if asked or self._is_due("beat", self._lease_s / BEATS_PER_LEASE):
             self._extend(list(self.ledger.jobs))
-            if not asked:
-                self._registry.announce(self._catalog.names, sorted(self._catalog.tasks or {}))
-        elif self.ledger.progress and self._is_due("progress", PROGRESS_S):
+            self._agenda.book("beat", self._lease_s / BEATS_PER_LEASE)
+        elif self.ledger.progress and self._agenda.is_due("progress"):
             self._extend(list(self.ledger.progress))
+            self._agenda.book("progress", PROGRESS_S)
 
     def _extend(self, tickets: Sequence[int]) -> None:
         pairs = [(ticket, job) for ticket in tickets if (job := self.ledger.jobs.get(ticket))]
         beats = [Beat(job.id, job.lease, *self.ledger.take_progress(ticket)) for ticket, job in pairs]
         if not beats:
             return
-        for (ticket, job), held in zip(pairs, self._backend.extend_many(beats, self._lease_s), strict=True):
+        for (ticket, _), held in zip(pairs, self._backend.extend_many(beats, self._lease_s), strict=True):
             if held is Held.CANCEL and ticket not in self.ledger.cancelled:
-                self._cancel(ticket, job)
-
-    def _cancel(self, ticket: int, job: Job) -> None:
-        if self._segment.cancel(ticket, GRACE_S):
-            self.ledger.cancelled.add(ticket)
-        elif ticket in self.ledger.jobs:
-            self._decide(None, job, Outcome("cancelled", "cancelled before it started"))
-            del self.ledger.jobs[ticket]
+                if self._segment.cancel(ticket, GRACE_S):
+                    self.ledger.cancelled.add(ticket)
+                else:
+                    self._unstarted(ticket, Outcome("cancelled", "cancelled before it started"))
 
     def _tick(self) -> None:
-        if monotonic() < self._due.get("tick", 0.0):
+        if not (self._agenda.is_due("tick") or self._bell.work):  # what came in may be due before anything known
             return
         tick = self._backend.tick(policy.LEASE_MOST)
-        pause = REST_S if tick.next_in is None else min(REST_S, tick.next_in)
-        self._due["tick"] = monotonic() + pause
+        self._agenda.book("tick", REST_S if tick.next_in is None else min(REST_S, tick.next_in))
         if tick.promoted or tick.lapsed:
             self._dry_until = 0.0
 
     def _sweep(self) -> None:
-        """Give back what has waited behind busy workers, and notice jobs of a dead neighbour."""
-        if self._is_due("sweep", SWEEP_S):
-            for ticket in self._segment.recall(0.0 if self.draining else policy.RELEASE_AFTER_S):
-                job = self.ledger.jobs.pop(ticket, None)
-                if job is not None:
-                    self._run_s = max(self._run_s, policy.RELEASE_AFTER_S)
-                    self._decide(None, job, Outcome("released", "all workers of the node were busy"))
-        if self._is_due("orphans", 2.0):
-            self._registry.give_back_orphans()
+        """Give back what has waited behind busy workers."""
+        if not self._agenda.is_due("sweep"):
+            return
+        self._agenda.book("sweep", SWEEP_S)
+        for ticket in self._segment.recall(0.0 if self.draining else policy.RELEASE_AFTER_S):
+            self._run_s = max(self._run_s, policy.RELEASE_AFTER_S)
+            self._unstarted(ticket, Outcome("released"))
 
     # beginning and end
 
-    def _adopt(self) -> None:
-        """Learn from the segment what a dead predecessor had in hand, and start listening."""
-        stays = self._segment.adopt()
-        frames = [frame.decode(stay.body) for stay in stays]
-        jobs = self._backend.get_many([one.id for one in frames]) if frames else []
-        for stay, one, job in zip(stays, frames, jobs, strict=True):
-            if job is not None and job.lease == one.lease:
-                self.ledger.jobs[stay.ticket] = job
-            else:
+    def _adopt(self) -> int:
+        """Learn from the segment what a dead predecessor had in hand, give back what it had not put there, and listen."""
+        self._catalog.refresh(force=True)
+        frames: dict[int, frame.Frame] = {}
+        for stay in self._segment.adopt():
+            try:
+                frames[stay.ticket] = frame.decode(stay.body)
+            except msgspec.MsgspecError:  # scribbled on: nobody's job any more, only a slot to win back
                 self._segment.cancel(stay.ticket, GRACE_S)
+        jobs = self._backend.get_many([one.id for one in frames.values()]) if frames else []
+        for (ticket, one), job in zip(frames.items(), jobs, strict=True):
+            if job is not None and job.lease == one.lease:
+                self.ledger.jobs[ticket] = job
+            else:
+                self._segment.cancel(ticket, GRACE_S)
         # What it had leased and not yet handed over is in nobody's hands; its lapse would be held against it.
-        self._registry.release(self._owner, "its dispatcher was restarted", {one.id for one in frames})
-        if stays:
+        self._registry.release(self._owner, "its dispatcher was restarted", {one.id for one in frames.values()})
+        if frames:
             log.info("Took over %d jobs from the dispatcher before.", len(self.ledger.jobs))
-        topics = [f"node:{self._owner}", *(f"queue:{name}" for name in self._catalog.names)]
-        self._bell = Bell(self._backend, topics, self._segment.ring_reports)
-        self._bell.start()
+        self._bell.start([f"node:{self._owner}", *(f"queue:{name}" for name in self._catalog.names)])
         self._adopted = True
+        return len(frames)
 
     def drain(self) -> None:
         """Lease no more; end when all in hand has ended. Safe to call from a signal handler."""
         self.draining = True
-        self._due["sweep"] = 0.0
+        self._agenda.at_once("sweep")
 
     def _farewell(self) -> None:
-        if self._bell is not None:
-            self._bell.close()
+        self._bell.close()
         try:
             self._registry.leave()
         except BackendDown as error:
-            log.warning("The store does not answer, so this node stays listed until somebody sees its lock free: %s", error)
+            log.warning("The store does not answer, so this node stays listed until another one here sees its end: %s", error)
+
+
+def ring_of(job: Job) -> int:
+    """The ready ring of a job: its priority's, or that of the suspects."""
+    return ALONE if job.crashes else min(max(job.priority, 0), PRIORITIES - 1)

@@ -68,7 +68,10 @@ def write_outcome(outcome: Outcome) -> bytes:
 def read_outcome(kind: int, body: bytes) -> Outcome:
     """What a final report other than DONE says. A torn one did run to its end, but nobody can say to which."""
     if kind == ENDED:
-        return _decode_outcome(body)
+        try:
+            return _decode_outcome(body)
+        except msgspec.MsgspecError as error:
+            return Outcome("failed", f"its worker reported nonsense ({error})", retryable=False)
     return Outcome("released", "its result was cut off when the dispatcher was restarted")
 
 
@@ -88,5 +91,6 @@ def death(status: int) -> str:
     """A wait status in words."""
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
-        return f"killed by {signal.Signals(number).name}"
+        known = {one.value: one.name for one in signal.Signals}
+        return f"killed by {known.get(number, f'signal {number}')}"
     return f"exited with code {os.waitstatus_to_exitcode(status)}"

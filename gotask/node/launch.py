@@ -50,10 +50,7 @@ def run(settings: WorkerSettings) -> int:
         started_at=from_epoch(now()),
         lock=str(life.path),
     )
-    try:
-        return Arbiter(settings, segment, notices, lambda: dispatch(settings, segment, notices, node)).run()
-    finally:
-        life.close()
+    return Arbiter(settings, segment, notices, lambda: dispatch(settings, segment, notices, node)).run()
 
 
 def dispatch(settings: WorkerSettings, segment: Segment, notices: Notices, node: Worker) -> None:

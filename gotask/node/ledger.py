@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from operator import attrgetter
 from typing import Final
 
@@ -59,7 +60,7 @@ class Ledger:
         self.progress.pop(ticket, None)
         self.cancelled.discard(ticket)
 
-    def settled(self) -> int:
+    def clear_settled(self) -> int:
         """All endings are written down; how many."""
         count = len(self.tickets) + len(self.settlements)
         self.settlements.clear()
@@ -68,7 +69,8 @@ class Ledger:
 
     def note(self, ticket: int, body: bytes) -> None:
         if ticket in self.jobs:
-            self.progress[ticket] = _decode_progress(body)
+            with suppress(msgspec.MsgspecError):  # a task's nonsense must not stop a node
+                self.progress[ticket] = _decode_progress(body)
 
     def take_progress(self, ticket: int) -> tuple[float | None, str | None]:
         said = self.progress.pop(ticket, None)

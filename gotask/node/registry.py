@@ -18,6 +18,7 @@ from gotask.clock import from_epoch, now
 from gotask.model import Filter, Settlement, Worker
 from gotask.states import Event, State
 
+FORGET_S: Final = 86_400.0  #: seconds; a node unseen for so long has lost its jobs to others, or to their lapse
 PAGE: Final = 500  #: jobs given back in one call
 log = logging.getLogger("gotask.node")
 
@@ -36,11 +37,6 @@ class LifeLine:
         self._fd = os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
-    def close(self) -> None:
-        """The node has ended well: nobody needs a proof."""
-        self.path.unlink(missing_ok=True)
-        os.close(self._fd)
-
 
 class Registry:
     def __init__(self, backend: Backend, worker: Worker) -> None:
@@ -54,13 +50,20 @@ class Registry:
         self._backend.put(self._worker)
 
     def leave(self) -> None:
+        """The node has ended well: it is no longer listed, and nobody needs a proof of its end."""
         self._backend.drop(Worker, self._worker.name)
+        if self._worker.lock:
+            Path(self._worker.lock).unlink(missing_ok=True)
 
     def give_back_orphans(self) -> int:
         """Release the running jobs of nodes of this machine whose processes are all dead; how many there were."""
         count = 0
         for worker in self._backend.all(Worker):
-            if worker.name != self._worker.name and self._is_gone(worker):
+            if worker.name == self._worker.name:
+                continue
+            if worker.seen_at is not None and now() - worker.seen_at.timestamp() > FORGET_S:
+                self._backend.drop(Worker, worker.name)
+            elif self._is_gone(worker):
                 count += self.release(worker.name, "its node is gone")
                 self._backend.drop(Worker, worker.name)
                 Path(worker.lock).unlink(missing_ok=True)

@@ -15,7 +15,7 @@ from gotask.node.frame import Frame, Progress
 from gotask.node.notices import Notices
 from gotask.policy import Outcome
 from gotask.task import Misfit, Task, Tasks
-from gotask.verdict import judge
+from gotask.verdict import clean, judge
 
 NOTE_MAX: Final = 500  #: characters of a progress note that are kept
 _encode_progress: Final = msgspec.msgpack.Encoder().encode
@@ -29,7 +29,7 @@ class RunLine:
         self._ticket = ticket
 
     def report_progress(self, percent: float, note: str) -> None:
-        self._runner.report(self._ticket, frame.PROGRESS, _encode_progress(Progress(percent, note[:NOTE_MAX])), False)
+        self._runner.report(self._ticket, frame.PROGRESS, _encode_progress(Progress(percent, clean(note[:NOTE_MAX]))), False)
 
     def cancelled(self) -> bool:
         return self._runner.segment.cancelled(self._ticket)

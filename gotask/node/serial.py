@@ -73,10 +73,13 @@ class SerialWorker:
         finally:
             self._coroutine = None
 
-    def _interrupt(self, ticket: int, why: Interrupt) -> None:
+    def _interrupt(self, ticket: int, why: Interrupt) -> bool:
         """Watchdog's thread: knock at the main thread, which knows whether that run is still on."""
+        if self._exposed != ticket:
+            return False
         self._interrupted = (ticket, why)
         signal.pthread_kill(self._main, KNOCK)
+        return True
 
     def _on_knock(self, _number: int, _frame: FrameType | None) -> None:
         if self._interrupted is None or self._exposed != self._interrupted[0]:

@@ -19,9 +19,9 @@ _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 
 
 class Watchdog:
-    """Calls `interrupt(ticket, why)` once per ticket, from its own thread."""
+    """Calls `interrupt(ticket, why)` from its own thread until that says that it has reached the run."""
 
-    def __init__(self, segment: Segment, owner: int, interrupt: Callable[[int, Interrupt], None], max_memory: int) -> None:
+    def __init__(self, segment: Segment, owner: int, interrupt: Callable[[int, Interrupt], bool], max_memory: int) -> None:
         self._segment = segment
         self._owner = owner
         self._interrupt = interrupt
@@ -37,10 +37,12 @@ class Watchdog:
         while True:
             seen = self._segment.attention_seen(self._owner)
             overdue = self._segment.overdue(self._owner)
+            self._told &= set(overdue)
             for ticket in overdue:
-                if ticket not in self._told:
-                    self._interrupt(ticket, Cancelled if self._segment.cancelled(ticket) else TimeLimit)
-            self._told = set(overdue)
+                if ticket not in self._told and self._interrupt(
+                    ticket, Cancelled if self._segment.cancelled(ticket) else TimeLimit
+                ):
+                    self._told.add(ticket)
             looks += 1
             if self._max_memory and looks % MEMORY_EVERY == 0:
                 self.too_big = resident_bytes() > self._max_memory

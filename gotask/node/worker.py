@@ -11,6 +11,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
@@ -51,10 +52,11 @@ def load_tasks(spec: str) -> Tasks:
     return tasks
 
 
-def run(segment: Segment, owner: int, settings: WorkerSettings, notices: Notices, tasks: Tasks | None) -> None:
+def run(segment: Segment, owner: int, slots: int, settings: WorkerSettings, notices: Notices, tasks: Tasks | None) -> None:
     """Be a worker. `tasks` are those of an app loaded before the fork."""
     take_signals({})
-    Path("/proc/self/oom_score_adj").write_text(str(OOM_ADJUST))
+    with suppress(OSError):  # some containers forbid it
+        Path("/proc/self/oom_score_adj").write_text(str(OOM_ADJUST))
     segment.keep_from_children()
     if tasks is None:
         tasks = load_tasks(settings.app)
@@ -62,7 +64,6 @@ def run(segment: Segment, owner: int, settings: WorkerSettings, notices: Notices
     segment.ring_reports()
     say_ready()
     runner = Runner(segment, owner, tasks, notices)
-    slots = -(-settings.concurrency // settings.processes)
     if slots == 1:
         SerialWorker(runner, settings.max_jobs, settings.max_memory).run()
     else:

@@ -105,8 +105,7 @@ class Bench:
         except Death:
             return False
         finally:
-            if dispatcher._bell is not None:
-                dispatcher._bell.close()
+            dispatcher._bell.close()
 
 
 @pytest.fixture

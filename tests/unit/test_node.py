@@ -135,7 +135,7 @@ def test_a_ledger_counts_a_ticket_once_however_often_it_is_lost() -> None:
     assert ledger.tickets == {7}
     assert not ledger.empty
     assert ledger.settlements == [Settlement("a", 1, Event.ACK, result=b"null")]
-    assert ledger.settled() == 2
+    assert ledger.clear_settled() == 2
     assert ledger.empty
 
 
@@ -161,7 +161,7 @@ def test_orphans_are_given_back_only_on_proof_of_death(tmp_path: Path) -> None:
     assert dead is not None
     assert (alive.status, dead.status, dead.crashes) == (State.RUNNING, State.PENDING, 0)
     assert [worker.name for worker in backend.all(Worker)] == [lines["alive"].path.stem]
-    lines["alive"].close()
+    os.close(lines["alive"]._fd)
     backend.close()
 
 
