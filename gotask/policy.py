@@ -9,7 +9,7 @@ from msgspec import Struct
 from gotask.model import CRASHES_MAX, DEFAULT_RULES, ERROR_MAX, SECONDS_MAX, Job, Queue, Rules, Settlement, Strategy
 from gotask.states import DEAD_LETTER_KEEP_S, RULES, Event
 
-UNKNOWN_FIRST_S: Final = 2.0  #: seconds until a job of a type that nobody here knows is looked at again
+UNKNOWN_FIRST_S: Final = 0.25  #: seconds until a job of a type that is not known here is offered again: another node may be
 UNKNOWN_MOST_S: Final = 300.0  #: seconds; a deploy that brings the type is noticed within this
 LEASE_MOST: Final = 1000  #: jobs in one lease: a larger batch holds the store's writer longer than a producer likes
 RELEASE_AFTER_S: Final = 1.0  #: seconds a leased job may wait unstarted behind busy workers
@@ -94,7 +94,8 @@ def _bury(job: Job, error: str | None, reason: str, dead_letters: str | None, cr
 def _after_crash(job: Job, error: str | None, alone: bool, dead_letters: str | None) -> Settlement:
     """A job is called poison only if its worker had nothing else in hand; until then a neighbour may be to blame."""
     if alone and job.crashes + 1 >= CRASHES_MAX:
-        return _bury(job, error, "poison", dead_letters, crashed=True)
+        last = f"{error}; as this was crash {job.crashes + 1} and it ran alone, it is not tried again"
+        return _bury(job, last, "poison", dead_letters, crashed=True)
     return Settlement(job.id, job.lease, Event.RELEASE, error=error, reason="crashed", crashed=True)
 
 

@@ -34,7 +34,7 @@ COUNT: Final = (
 READY: Final = RULES[Event.LEASE].sources[0]
 BOOT: Final = "SELECT boot FROM numbers"
 #: a lease is not synced by itself, so a loss of power may take its number back: after one, go on well above it
-SKIP_LEASES: Final = "UPDATE numbers SET lease = lease + 1000000, boot = ?"
+SKIP_LEASES: Final = "UPDATE numbers SET lease = lease + (boot <> '') * 1000000, boot = ?"
 NEXT_LEASE: Final = "UPDATE numbers SET lease = lease + 1 RETURNING lease"
 N_OF: Final = "SELECT n FROM counts WHERE queue = ? AND status = ?"
 LANE: Final = "SELECT leased, tokens, filled_at FROM lanes WHERE queue = ?"

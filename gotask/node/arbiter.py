@@ -92,7 +92,7 @@ class Arbiter:
     def _take_signal(self, info: signal.struct_siginfo) -> None:
         match info.si_signo:
             case signal.SIGTERM | signal.SIGINT:
-                self._stop("asked again: stopping now" if self._stop_at is not None else "stopping")
+                self._stop("asked again, so at once" if self._stop_at is not None else "asked to")
             case signal.SIGHUP:
                 self._roll()
             case number if number == READY:
@@ -105,7 +105,7 @@ class Arbiter:
     def _stop(self, why: str, code: int = 0) -> None:
         """The ladder: lease no more, give back what has not started, let the rest end in time; when asked again: now."""
         again = self._stop_at is not None
-        log.info("Node %d: %s.", os.getpid(), why)
+        log.info("Stopping: %s.", why)
         self._exit_code = self._exit_code or code
         self._stop_at = monotonic() + (0.0 if again or code else self._settings.shutdown_timeout)
         for child in self._workers.values():
@@ -121,7 +121,7 @@ class Arbiter:
         late = monotonic() - self._stop_at
         for child in self._workers.values():
             if late >= 0 and not child.killed:
-                self._kill(child, "it did not end in time")
+                self._kill(child, "the node cannot start" if self._exit_code else "it did not end in time")
         if self._dispatcher is None and late >= SETTLE_S:
             self._drained = True  # it had its time, and dies again and again
         if self._dispatcher is None and (self._drained or self._exit_code):
@@ -179,6 +179,8 @@ class Arbiter:
     def _bury_dispatcher(self, child: Child, status: int) -> None:
         self._dispatcher = None
         self._drained = status == 0 or child.killed
+        if status != 0:
+            log.warning("%s (%d) %s.", child.name, child.pid, death(status))
         if os.waitstatus_to_exitcode(status) == EX_CONFIG:
             self._stop("the dispatcher cannot start", EX_CONFIG)
         elif status == 0 and self._stop_at is None:
@@ -197,7 +199,7 @@ class Arbiter:
         """All that it reported stands; what else it held is lost to it, and the dispatcher is told."""
         lost = self._segment.recover(child.owner, child.killed, status)
         if lost:
-            log.warning("%s (%d) %s with %d jobs in hand.", child.name, child.pid, death(status), lost)
+            log.warning("%s (%d) %s; jobs in its hands: %d.", child.name, child.pid, death(status), lost)
         if os.waitstatus_to_exitcode(status) == EX_CONFIG and not self._served:
             if self._stop_at is None:
                 self._stop("a worker cannot start", EX_CONFIG)
@@ -206,6 +208,8 @@ class Arbiter:
 
     def _after_death(self, child: Child, status: int) -> None:
         """Restart at once, unless it cannot even get ready."""
+        if self._stop_at is not None:
+            return
         if monotonic() - child.born < FAST_DEATH_S and not child.ready:
             pause = min(RESTART_MOST_S, 2 * self._pauses.get(child.name, 0.05))
             self._pauses[child.name] = pause

@@ -82,8 +82,11 @@ def outcome_of_loss(loss: Loss, cancelled: bool) -> Outcome:
         return Outcome("released", f"its worker was stopped ({cause})")
     if loss.verdict == OVERDUE:
         if cancelled:
-            return Outcome("cancelled", "ignored its cancellation, so its worker was killed")
-        return Outcome("timeout", "TimeLimit: it ran into its time limit and ignored it, so its worker was killed")
+            return Outcome("cancelled", "it went on past its cancellation and the grace, so its worker was killed")
+        text = (
+            "TimeLimit: it went on past its time limit and the grace (blocked in a call, or ignoring it); its worker was killed"
+        )
+        return Outcome("timeout", text)
     return Outcome("crashed", f"its worker died while running it: {cause}", alone=loss.verdict == SUSPECT_ALONE)
 
 

@@ -64,8 +64,9 @@ def alive(pid: int) -> bool:
 class Node:
     """One `gotask-worker` process and its children."""
 
-    def __init__(self, storage: str, folder: Path, *flags: str) -> None:
+    def __init__(self, storage: str, folder: Path, *flags: str, app: str = "tests.crash.tasks:app") -> None:
         self.storage = storage
+        self._app = app
         self.witness = folder / "witness"
         self.log = folder / "node.log"
         self._flags = flags
@@ -74,12 +75,12 @@ class Node:
             "GOTASK_STORAGE": storage,
             "GOTASK_STATE_DIR": str(folder),
             "WITNESS": str(self.witness),
-            "PYTHONPATH": os.getcwd(),
+            "PYTHONPATH": os.environ.get("PYTHONPATH") or os.getcwd(),
         }
         self.process = self._start()
 
     def _start(self) -> "subprocess.Popen[bytes]":
-        command = [sys.executable, "-m", "gotask.cli.worker", "-A", "tests.crash.tasks:app", "--health-port=0", *self._flags]
+        command = [sys.executable, "-m", "gotask.cli.worker", "-A", self._app, "--health-port=0", *self._flags]
         with self.log.open("ab") as log:
             return subprocess.Popen(command, env=self._env, stdout=log, stderr=log)
 
@@ -104,9 +105,9 @@ class Node:
 
 
 @contextmanager
-def node(storage: str, folder: Path, *flags: str) -> Iterator[Node]:
+def node(storage: str, folder: Path, *flags: str, app: str = "tests.crash.tasks:app") -> Iterator[Node]:
     """A node for the length of a test; whatever the test does, no process of it is left afterwards."""
-    started = Node(storage, folder, *flags)
+    started = Node(storage, folder, *flags, app=app)
     try:
         started.up()
         yield started

@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 
-from gotask import Context, GoTask
+from gotask import Context, GoTask, Retry, Snooze
 from tests.crash.answer import answer
 
 app = GoTask()
@@ -133,3 +133,62 @@ def fork_and_die() -> int:
         os._exit(0)
     os.waitpid(pid, 0)
     return os.getpid()
+
+
+@app.task(max_retries=0)
+async def hostile_coroutine(how: str) -> str:
+    match how:
+        case "child exits":
+
+            async def child() -> None:
+                sys.exit(5)
+
+            asyncio.get_running_loop().create_task(child())
+            await asyncio.sleep(0.1)
+    return "survived"
+
+
+@app.task(max_retries=0)
+def hostile(how: str, ctx: Context) -> None:
+    """What no task should do, and what must cost nobody but itself anything."""
+    match how:
+        case "retry in a word":
+            raise Retry("5")  # type: ignore[arg-type]
+        case "retry never":
+            raise Retry(float("inf"))
+        case "snooze for no number":
+            raise Snooze(float("nan"))
+        case "progress in bytes":
+            ctx.progress(50, b"half")  # type: ignore[arg-type]
+        case "stray bytes":
+            raise ValueError("\udcff")
+        case "unprintable":
+            raise Unprintable
+        case "real-time signal":
+            os.kill(os.getpid(), 40)
+            time.sleep(5)
+        case "code of a configuration error":
+            os._exit(78)
+
+
+class Unprintable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+@app.task(timeout=0.5, max_retries=0)
+def late_exception() -> None:
+    """Raises of its own at the very moment at which its limit strikes."""
+    import queue
+
+    queue.SimpleQueue().get(timeout=1)
+
+
+@app.task
+def shout(text: str) -> None:
+    print(text)
+
+
+@app.task
+def echo_size(text: str) -> int:
+    return len(text)

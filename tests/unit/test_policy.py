@@ -102,7 +102,7 @@ def test_an_unknown_type_is_looked_for_ever_less_often() -> None:
     settlements = [decide(Outcome("unknown", "no such task"), job) for job in jobs]
     # Then it is snoozed, never failed, and the delays grow up to a bound
     assert [one.event for one in settlements] == [Event.SNOOZE] * 4
-    assert [one.due_in for one in settlements] == [2.0, 2.0, 30.0, 300.0]
+    assert [one.due_in for one in settlements] == [0.25, 0.5, 30.0, 300.0]
 
 
 def test_queues_are_served_by_priority_the_highest_first() -> None:
