@@ -8,22 +8,22 @@ segment and goes on.
 import logging
 import random
 import time
-from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 
 from gotask import policy
-from gotask._core.ring import ALONE, Segment
+from gotask._core.ring import Segment
 from gotask.backends import Backend
-from gotask.clock import boottime, monotonic
+from gotask.clock import monotonic
 from gotask.errors import BackendDown
-from gotask.model import GRACE_S, PRIORITIES, Beat, Held, Job, Queue
+from gotask.model import GRACE_S, Beat, Held
 from gotask.node import frame
 from gotask.node.agenda import Agenda
 from gotask.node.bell import Bell
 from gotask.node.catalog import Catalog
+from gotask.node.leaser import LIMITED_REST_S, REST_S, Leaser
 from gotask.node.ledger import Ledger
 from gotask.node.registry import Registry
 from gotask.policy import Outcome
@@ -34,11 +34,7 @@ PROGRESS_S: Final = 0.3  #: seconds between two writes of what running tasks say
 SWEEP_S: Final = 0.25  #: seconds between two looks for frames that wait too long
 ORPHANS_S: Final = 2.0  #: seconds between two looks for nodes of this machine that are dead
 COMPLAIN_S: Final = 10.0  #: seconds between two lines about an outage
-REST_S: Final = 1.0  #: seconds; the longest sleep, so that a lost wake-up costs no more
-LIMITED_REST_S: Final = 0.05  #: seconds between two tries while a limit of a queue may free places unannounced
-LONG_S: Final = 1.0  #: seconds; until one has run, jobs are taken for long ones, which are not leased ahead
 DRAIN_MOST: Final = 2 * policy.LEASE_MOST  #: reports settled in one batch
-WINDOW_STEP: Final = 16  #: after the segment was full, one more job is leased ahead for so many that ended
 log = logging.getLogger("gotask.node")
 
 
@@ -58,12 +54,8 @@ class Dispatcher:
         self._agenda = Agenda()
         self._bell = Bell(backend, segment.ring_reports)
         self._adopted = False
-        self._turn = 0  # places handed out between queues so far
-        self._run_s = LONG_S  # measured
-        self._trip_s = 0.005  # measured: seconds from lease to settled, apart from the run
-        self._dry_until = 0.0  # the store had nothing more; do not ask again before this, unless the bell rings
-        self._window = segment.slots  # jobs that fit into the segment at once, as far as their sizes have shown
-        self.ledger = Ledger()
+        self.ledger = Ledger(catalog)
+        self._leaser = Leaser(backend, segment, catalog, self.ledger, self._bell, owner, slots, lease_s)
         self.draining = False
         self.answered_at = self.turned_at = monotonic()  # when the store last answered, and the loop last turned
 
@@ -91,7 +83,7 @@ class Dispatcher:
         self._beat()
         self._tick()
         self._sweep()
-        return moved + self._lease()
+        return moved + (0 if self.draining else self._leaser.lease())
 
     def _sleep(self, seen: int, burst: bool) -> None:
         """Until something is reported, or rings, or comes due by itself. In a burst there is no sleep without work."""
@@ -144,42 +136,13 @@ class Dispatcher:
         if len(done) < len(reports):
             for ticket, kind, final, _, body in reports:
                 if final and kind != frame.DONE:
-                    self._conclude(ticket, frame.read_outcome(kind, body))
+                    ledger.conclude(ticket, frame.read_outcome(kind, body))
                 elif not final:
                     ledger.note(ticket, body)
-        self._measure_runs([report[3] for report in reports if report[2]])
+        self._leaser.measure_runs([report[3] for report in reports if report[2]])
         for loss in self._segment.losses():
-            self._conclude(loss.ticket, frame.outcome_of_loss(loss, loss.ticket in ledger.cancelled))
+            ledger.conclude(loss.ticket, frame.outcome_of_loss(loss, loss.ticket in ledger.cancelled))
         return len(ledger.tickets)
-
-    def _measure_runs(self, seconds: Sequence[float]) -> None:
-        """The first measurement counts whole; later a batch of one moves the average slowly, a large one at once."""
-        if seconds:
-            mean = sum(seconds) / len(seconds)
-            weight = 1.0 if self._run_s == LONG_S else min(1.0, 0.1 + len(seconds) / 100)
-            self._run_s += (mean - self._run_s) * weight
-
-    def _conclude(self, ticket: int, outcome: Outcome) -> None:
-        """A run ended in another way than by returning."""
-        job = self.ledger.jobs.get(ticket)
-        if job is None:
-            self.ledger.tickets.add(ticket)  # of a lease that is no longer ours: only its slot is of interest
-        else:
-            self._decide(ticket, job, outcome)
-
-    def _unstarted(self, ticket: int, outcome: Outcome) -> None:
-        """A frame was taken back before any worker claimed it; its slot is free already."""
-        job = self.ledger.jobs.pop(ticket, None)
-        if job is not None:
-            self._decide(None, job, outcome)
-
-    def _decide(self, ticket: int | None, job: Job, outcome: Outcome) -> None:
-        rules, dead_letters = self._catalog.rules(job), self._catalog.dead_letters(job)
-        settlement = policy.decide(job, outcome, rules, dead_letters, random.random())
-        if settlement.event in (Event.RETRY, Event.BURY):
-            line = (outcome.error or "").rstrip().rpartition("\n")[2]
-            log.info("Job %s (%s): %s, %s: %s", job.id, job.type, outcome.verdict, settlement.event, line)
-        self.ledger.end(ticket, settlement, job)
 
     def _settle(self) -> int:
         """Write all endings down, then free their slots, then let workers overwrite the reports: in this order."""
@@ -187,92 +150,19 @@ class Dispatcher:
         if settlements:
             begun = monotonic()
             held = self._backend.settle_many(settlements)
-            self._measure_trip(monotonic() - begun)
+            self._leaser.measure_trip(monotonic() - begun)
             fenced = len(held) - sum(held)
             if fenced:
                 log.warning("%d jobs had been taken away before they were settled; those runs do not count.", fenced)
             if any(settlement.event is Event.RELEASE for settlement in settlements):
-                self._dry_until = 0.0
+                self._leaser.more()
         if self.ledger.tickets:
             self._segment.free_many(list(self.ledger.tickets))
-            self._window = min(self._segment.slots, self._window + 1 + len(self.ledger.tickets) // WINDOW_STEP)
+            self._leaser.freed(len(self.ledger.tickets))
         self._segment.forget()
         return self.ledger.clear_settled()
 
-    def _measure_trip(self, seconds: float) -> None:
-        self._trip_s += (2 * seconds - self._trip_s) * 0.2  # a lease takes about as long as a settle
-
     # what the store has to say
-
-    def _lease(self) -> int:
-        if self.draining or self._catalog.tasks is None:
-            return 0
-        if self._bell.work:
-            self._bell.work = False
-        elif monotonic() < self._dry_until:
-            return 0
-        in_hand = len(self.ledger.jobs)
-        most = min(self._window, in_hand + self._segment.room())
-        room = asked = policy.wanted(self.slots, in_hand, self._run_s, self._trip_s, most)
-        for tier in self._catalog.tiers:
-            room -= self._lease_tier(tier, room)
-        dry = LIMITED_REST_S if self._catalog.limited else REST_S
-        self._dry_until = monotonic() + dry if room else 0.0
-        return asked - room
-
-    def _lease_tier(self, queues: Sequence[Queue], room: int) -> int:
-        """Lease by weight; what a queue leaves unused goes to those that may have more."""
-        leased = 0
-        while queues and leased < room:
-            wants = policy.shares(queues, room - leased, self._turn)
-            jobs = self._backend.lease(wants, self._owner, self._lease_s)
-            self._turn += len(jobs)
-            leased += len(jobs)
-            if not self._put(jobs):
-                return room  # the segment is full, whatever else there is
-            got = Counter(job.queue for job in jobs)
-            queues = [queue for queue in queues if got[queue.name] == wants.get(queue.name, 0)]
-        return leased
-
-    def _put(self, jobs: Sequence[Job]) -> bool:
-        """Hand jobs to the workers. What has no task here is snoozed; what has no room is given back, and False returned."""
-        tasks, timeout, expires = self._catalog.tasks or {}, self._catalog.timeout, boottime() + self._lease_s
-        known = [job for job in jobs if job.type in tasks]
-        if len(known) < len(jobs):
-            for job in jobs:
-                if job.type not in tasks:
-                    self._decide(None, job, Outcome("unknown", f"no worker here has a task called {job.type!r}"))
-        frames = []
-        for job in known:
-            limit = timeout(job)
-            frames.append((frame.encode(job, limit), ring_of(job), limit, GRACE_S, expires))
-        try:
-            tickets = self._segment.put_many(frames)
-        except ValueError:
-            put = [self._put_alone(job, one) for job, one in zip(known, frames, strict=True)]
-            return all(put)
-        self.ledger.jobs.update(zip(tickets, known, strict=False))
-        for job in known[len(tickets) :]:
-            self._give_back(job)
-        return len(tickets) == len(known)
-
-    def _put_alone(self, job: Job, one: tuple[bytes, int, float, float, float]) -> bool:
-        """One of a batch that the segment refused as a whole."""
-        try:
-            tickets = self._segment.put_many([one])
-        except ValueError as error:
-            self._decide(None, job, Outcome("misfit", f"no worker can be handed this job: {error}"))
-            return True
-        if tickets:
-            self.ledger.jobs[tickets[0]] = job
-        else:
-            self._give_back(job)
-        return bool(tickets)
-
-    def _give_back(self, job: Job) -> None:
-        """There was no room for it: lease no more than fits, and find out step by step whether more does."""
-        self._window = max(1, len(self.ledger.jobs))
-        self._decide(None, job, Outcome("released"))
 
     def _announce(self) -> None:
         """Say what this node takes, before it takes anything: its record is the proof of whose jobs these are."""
@@ -303,7 +193,7 @@ class Dispatcher:
                 if self._segment.cancel(ticket, GRACE_S):
                     self.ledger.cancelled.add(ticket)
                 else:
-                    self._unstarted(ticket, Outcome("cancelled", "cancelled before it started"))
+                    self.ledger.unstarted(ticket, Outcome("cancelled", "cancelled before it started"))
 
     def _tick(self) -> None:
         if not (self._agenda.is_due("tick") or self._bell.work):  # what came in may be due before anything known
@@ -311,7 +201,7 @@ class Dispatcher:
         tick = self._backend.tick(policy.LEASE_MOST)
         self._agenda.book("tick", REST_S if tick.next_in is None else min(REST_S, tick.next_in))
         if tick.promoted or tick.lapsed:
-            self._dry_until = 0.0
+            self._leaser.more()
 
     def _sweep(self) -> None:
         """Give back what has waited behind busy workers."""
@@ -319,8 +209,8 @@ class Dispatcher:
             return
         self._agenda.book("sweep", SWEEP_S)
         for ticket in self._segment.recall(0.0 if self.draining else policy.RELEASE_AFTER_S):
-            self._run_s = max(self._run_s, policy.RELEASE_AFTER_S)
-            self._unstarted(ticket, Outcome("released"))
+            self._leaser.waited_too_long()
+            self.ledger.unstarted(ticket, Outcome("released"))
 
     # beginning and end
 
@@ -358,8 +248,3 @@ class Dispatcher:
             self._registry.leave()
         except BackendDown as error:
             log.warning("The store does not answer, so this node stays listed until another one here sees its end: %s", error)
-
-
-def ring_of(job: Job) -> int:
-    """The ready ring of a job: its priority's, or that of the suspects."""
-    return ALONE if job.crashes else min(max(job.priority, 0), PRIORITIES - 1)

@@ -1,5 +1,7 @@
-"""What a dispatcher has in hand: jobs by ticket, what they said of their progress, and endings not yet written down."""
+"""What a dispatcher has in hand: jobs by ticket, what they said of their progress, and how they end."""
 
+import logging
+import random
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
@@ -8,18 +10,23 @@ from typing import Final
 
 import msgspec
 
+from gotask import policy
 from gotask._core.ring import Report
 from gotask.model import Job, Settlement
+from gotask.node.catalog import Catalog
 from gotask.node.frame import Progress
+from gotask.policy import Outcome
 from gotask.states import Event
 
 ACK: Final = Event.ACK  # an enum's member costs a lookup, and this one is needed for every job
+log = logging.getLogger("gotask.node")
 _queue_and_type: Final = attrgetter("queue", "type")
 _decode_progress: Final = msgspec.msgpack.Decoder(Progress).decode
 
 
 class Ledger:
-    def __init__(self) -> None:
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
         self.jobs: dict[int, Job] = {}
         self.progress: dict[int, Progress] = {}
         self.cancelled: set[int] = set()
@@ -47,8 +54,30 @@ class Ledger:
             for ticket in tickets:
                 self._forget(ticket)
 
-    def end(self, ticket: int | None, settlement: Settlement, job: Job) -> None:
-        """Take a job out of hand; `ticket` None if its slot is free already."""
+    def conclude(self, ticket: int, outcome: Outcome) -> None:
+        """A run ended in another way than by returning."""
+        job = self.jobs.get(ticket)
+        if job is None:
+            self.tickets.add(ticket)  # of a lease that is no longer ours: only its slot is of interest
+        else:
+            self.decide(ticket, job, outcome)
+
+    def unstarted(self, ticket: int, outcome: Outcome) -> None:
+        """A frame was taken back before any worker claimed it; its slot is free already."""
+        job = self.jobs.pop(ticket, None)
+        if job is not None:
+            self.decide(None, job, outcome)
+
+    def decide(self, ticket: int | None, job: Job, outcome: Outcome) -> None:
+        """How a lease ends, given what its run came to; `ticket` None if its slot is free already."""
+        rules, dead_letters = self._catalog.rules(job), self._catalog.dead_letters(job)
+        settlement = policy.decide(job, outcome, rules, dead_letters, random.random())
+        if settlement.event in (Event.RETRY, Event.BURY):
+            line = (outcome.error or "").rstrip().rpartition("\n")[2]
+            log.info("Job %s (%s): %s, %s: %s", job.id, job.type, outcome.verdict, settlement.event, line)
+        self._end(ticket, settlement, job)
+
+    def _end(self, ticket: int | None, settlement: Settlement, job: Job) -> None:
         if ticket is not None:
             self.jobs.pop(ticket, None)
             self.tickets.add(ticket)

@@ -99,7 +99,7 @@ BITES = [
     ),
     Bite(
         "a queue that was asked for nothing counts as empty",
-        "gotask/node/dispatcher.py",
+        "gotask/node/leaser.py",
         "if got[queue.name] == wants.get(queue.name, 0)]",
         "if got[queue.name] and got[queue.name] == wants.get(queue.name)]",
         "tests/crash/test_hostile.py -k starves",

@@ -4,6 +4,7 @@ import asyncio
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from gotask.clock import boot_id, from_epoch, now
 from gotask.errors import Cancel, Cancelled, NotConfigured, Retry, Snooze, TimeLimit
 from gotask.model import ERROR_MAX, Job, NewJob, Rules, Settlement, Worker
 from gotask.node import frame
+from gotask.node.catalog import Catalog
 from gotask.node.ledger import Ledger
 from gotask.node.notices import Notices, TaskSpec
 from gotask.node.registry import LifeLine, Registry, new_owner
@@ -127,8 +129,11 @@ def test_notices_outlive_their_writers_and_a_torn_table_is_no_table() -> None:
     assert board.cut_off
 
 
+nothing: Any = None  # where a part needs no store
+
+
 def test_a_ledger_counts_a_ticket_once_however_often_it_is_lost() -> None:
-    ledger = Ledger()
+    ledger = Ledger(Catalog(nothing, Notices(), []))
     ledger.jobs[7] = Job(id="a", lease=1)
     ledger.done_many([Report(7, frame.DONE, True, 0.1, b"null")] * 2)
     ledger.tickets.add(7)
