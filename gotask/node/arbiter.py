@@ -208,8 +208,8 @@ class Arbiter:
 
     def _after_death(self, child: Child, status: int) -> None:
         """Restart at once, unless it cannot even get ready."""
-        if self._stop_at is not None:
-            return
+        if self._stop_at is not None and child.owner:
+            return  # no next worker is wanted
         if monotonic() - child.born < FAST_DEATH_S and not child.ready:
             pause = min(RESTART_MOST_S, 2 * self._pauses.get(child.name, 0.05))
             self._pauses[child.name] = pause

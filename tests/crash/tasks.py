@@ -192,3 +192,13 @@ def shout(text: str) -> None:
 @app.task
 def echo_size(text: str) -> int:
     return len(text)
+
+
+_kept: list[bytes] = []
+
+
+@app.task
+def hoard(megabytes: int) -> int:
+    """Leaks memory, as user code does."""
+    _kept.append(b"x" * (megabytes << 20))
+    return os.getpid()

@@ -146,3 +146,16 @@ def test_workers_are_recycled_after_so_many_jobs(backend: Backend, storage: str,
         drained(backend)
         check(backend, ids, {job: n for n, job in enumerate(ids)}, History.read(running.witness), faults=0)
         until("the first workers are gone", lambda: not old & {child.pid for child in running.of("worker")})
+
+
+@pytest.mark.parametrize("slots", ["1", "4"])
+def test_a_worker_that_grew_too_big_is_replaced(slots: str, backend: Backend, storage: str, tmp_path: Path) -> None:
+    # Given a worker with a bound on its memory
+    with node(storage, tmp_path, "-c", slots, "--processes", "1", "--max-memory", "200M") as running:
+        [old] = running.of("worker")
+        # When its tasks leak beyond it
+        ids = enqueue(backend, [("hoard", json.dumps({"megabytes": 150}))] * 2)
+        drained(backend, 20)
+        # Then it is replaced, and no job has suffered from it
+        until("another worker has taken its place", lambda: [c.pid for c in running.of("worker")] not in ([], [old.pid]), 10)
+        assert {(job.status, job.crashes) for job in fetch(backend, ids).values()} == {(State.SUCCESS, 0)}
