@@ -6,24 +6,21 @@ app may be made before a fork and used after it.
 
 import inspect
 import os
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
-from functools import lru_cache
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from datetime import datetime, timedelta
 from importlib import import_module
-from itertools import islice
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, ParamSpec, TypedDict, TypeVar, Unpack, cast, overload
 
 import msgspec
-from msgspec import Raw
 from msgspec.structs import asdict
 
-from gotask import payload
+from gotask import draft
 from gotask.context import Context, Metadata
-from gotask.errors import GotaskError, InvalidInput
+from gotask.errors import InvalidInput
 from gotask.handle import JobHandle, QueueHandle, handed_in, in_thread
 from gotask.model import NewJob
-from gotask.task import Misfit, Task, TaskOptions, Tasks, sentence
+from gotask.task import Misfit, Task, TaskOptions, Tasks
 
 if TYPE_CHECKING:
     from gotask.service import Service
@@ -32,26 +29,25 @@ P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 
-CHUNK: Final = 1000  #: jobs stored at once: what a store takes in one go without delaying others
 _NOTHING: Final[dict[str, Any]] = {}
 
 
 class JobOptions(TypedDict, total=False):
-    """What can be said of one job beside its arguments. Durations are seconds; the names are those of the REST API."""
+    """What can be said of one job beside its arguments. Durations are seconds or timedeltas. The names are those of REST."""
 
     id: str
     queue: str
     priority: int
-    delay: float | None
+    delay: float | timedelta | None
     scheduled_at: datetime | None
     expires_at: datetime | None
     unique_key: str | None
     max_retries: int | None
     retry_strategy: str | None
-    retry_delay: float | None
-    max_retry_delay: float | None
+    retry_delay: float | timedelta | None
+    max_retry_delay: float | timedelta | None
     retry_jitter: bool | None
-    timeout: float | None
+    timeout: float | timedelta | None
     metadata: Metadata | None
 
 
@@ -77,8 +73,8 @@ class Sender(Generic[P, R]):
     def map(self, items: Iterable[Any]) -> list[JobHandle[R]]:
         """Enqueue a job for each item, many at a time: a mapping holds named arguments, a tuple those by position."""
         handles: list[JobHandle[R]] = []
-        for start, chunk in _chunks(items):
-            handles += self._app._store(_each(start, chunk, self._for), self._read)
+        for start, chunk in draft.chunks(items):
+            handles += self._app._store(draft.each(start, chunk, self._for), self._read)
         return handles
 
     def options(self, **options: Unpack[JobOptions]) -> "Sender[P, R]":
@@ -86,7 +82,8 @@ class Sender(Generic[P, R]):
         return Sender(self._app, self._task, self._merged(options))
 
     def _merged(self, options: JobOptions) -> NewJob:
-        return _checked({name: value for name, value in asdict(self._template).items() if name != "payload"} | options)
+        draft.check_names(options, JobOptions.__annotations__, "option")
+        return draft.checked({name: value for name, value in asdict(self._template).items() if name != "payload"} | options)
 
     def _for(self, item: Any) -> NewJob:
         if isinstance(item, Mapping):
@@ -94,7 +91,7 @@ class Sender(Generic[P, R]):
         return self._filled(self._task.bind(*item) if isinstance(item, tuple) else self._task.bind(item))
 
     def _filled(self, raw: bytes) -> NewJob:
-        return _with_payload(self._template, raw)
+        return draft.with_payload(self._template, raw)
 
 
 class AppTask(Task[P, R], Sender[P, R]):
@@ -213,6 +210,7 @@ class GoTask:
 
     def enqueue(self, type: str, payload: object = None, /, **options: Unpack[JobOptions]) -> JobHandle[Any]:
         """Enqueue a job by its type's name, also one whose task is not in this program."""
+        draft.check_names(options, JobOptions.__annotations__, "option")
         given = {"type": type, "payload": {} if payload is None else payload, **options}
         return self._store([self._new_job(given)])[0]
 
@@ -226,8 +224,8 @@ class GoTask:
         A bad one raises InvalidInput naming its index; by then the thousands before its own are stored.
         """
         handles: list[JobHandle[Any]] = []
-        for start, chunk in _chunks(jobs):
-            handles += self._store(_each(start, chunk, self._new_job))
+        for start, chunk in draft.chunks(jobs):
+            handles += self._store(draft.each(start, chunk, self._new_job))
         return handles
 
     def job(self, id: str) -> JobHandle[Any]:
@@ -240,17 +238,11 @@ class GoTask:
     def _new_job(self, given: Mapping[str, Any]) -> NewJob:
         if type(given) is not dict and not isinstance(given, Mapping):
             raise InvalidInput(f"A job is a mapping such as {{'type': 'mail', 'payload': {{}}}}, not {given!r:.100}.")
+        draft.check_names(given, NewJob.__struct_fields__, "field")
         fields = dict(given)
         value, kind = fields.pop("payload", _NOTHING), fields.get("type")
         task = self.tasks.get(kind) if isinstance(kind, str) else None
-        try:
-            if isinstance(value, (bytes, Raw)):
-                raw = bytes(value)
-                payload.check(raw)
-            else:
-                raw = payload.encode(value, typed_keys=task is not None)
-        except GotaskError as error:
-            raise type(error)(f"payload: {error}") from None
+        raw = draft.encoded(value, typed_keys=task is not None)
         if task is not None:
             fields.setdefault("queue", task.queue)
             fields.setdefault("priority", task.priority)
@@ -259,10 +251,10 @@ class GoTask:
             except Misfit as error:
                 raise InvalidInput(str(error)) from None
         try:
-            sound = _template(tuple(fields.items()))
+            sound = draft.template(tuple(fields.items()))
         except TypeError:  # not hashable: metadata, or a value that cannot be right
-            sound = _checked(fields)
-        return _with_payload(sound, raw)
+            sound = draft.checked(fields)
+        return draft.with_payload(sound, raw)
 
     def _store(self, jobs: list[NewJob], read: Callable[[bytes], T] = msgspec.json.decode) -> list[JobHandle[T]]:
         return handed_in(self, jobs, read)
@@ -283,52 +275,6 @@ def _connect(url: str | None, api_key: str | None) -> "Service":
     from gotask.service import Service
 
     return Service(backends.open(url))
-
-
-def _with_payload(template: NewJob, raw: bytes) -> NewJob:
-    job: NewJob = template.__copy__()  # type: ignore[attr-defined]  # every Struct has it; copy.copy takes thrice as long
-    job.payload = Raw(raw)
-    return job
-
-
-@lru_cache(1024)  # checking a job costs more than all the rest of making it, and jobs of a batch differ little
-def _template(fields: tuple[tuple[str, Any], ...]) -> NewJob:
-    return _checked(dict(fields))
-
-
-def _checked(fields: Mapping[str, Any]) -> NewJob:
-    """A job of these fields, without its payload. Raises InvalidInput naming the field."""
-    try:
-        job = msgspec.convert(fields, NewJob)
-    except msgspec.ValidationError as error:
-        raise InvalidInput(f"This is not a job: {sentence(error)}.") from None
-    if job.delay is not None and job.scheduled_at is not None:
-        raise InvalidInput("A job has either a delay or scheduled_at, not both.")
-    if job.metadata:
-        try:
-            payload.encode(job.metadata)  # a NaN in it would become null
-        except InvalidInput as error:
-            raise InvalidInput(f"metadata: {error}") from None
-    return job
-
-
-def _chunks(items: Iterable[T]) -> Iterator[tuple[int, list[T]]]:
-    """(index of the first, items), a thousand at a time, without asking for more than are about to be stored."""
-    rest, start = iter(items), 0
-    while chunk := list(islice(rest, CHUNK)):
-        yield start, chunk
-        start += len(chunk)
-
-
-def _each(start: int, chunk: Sequence[T], make: Callable[[T], NewJob]) -> list[NewJob]:
-    """The job of each item; what is wrong with one is told with its index."""
-    jobs: list[NewJob] = []
-    try:
-        for item in chunk:
-            jobs.append(make(item))
-    except GotaskError as error:
-        raise type(error)(f"Item {start + len(jobs)}: {error}") from None
-    return jobs
 
 
 def _reader(task: Task[P, R]) -> Callable[[bytes], R]:

@@ -3,7 +3,6 @@
 REST routes, the OpenAPI page and the HTTP client are made from CALLS; nothing about an operation is written twice.
 """
 
-import difflib
 import inspect
 import re
 from collections.abc import Callable
@@ -13,6 +12,7 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType, defstruct
 from msgspec.structs import fields
 
+from gotask import payload, sentences
 from gotask.errors import InvalidInput
 from gotask.model import BATCH_MAX, Job, Queue, Worker
 from gotask.states import State
@@ -96,9 +96,6 @@ class Malformed(InvalidInput):
 
 
 T = TypeVar("T", bound=Struct)
-_AT: Final = re.compile(r" - at `(?:key in )?\$\.?(?P<place>[^`]*)`$")
-_UNKNOWN: Final = re.compile(r"^Object contains unknown field `(?P<name>.*)`$", re.DOTALL)
-_MISSING: Final = re.compile(r"^Object missing required field `(?P<name>.*)`$")
 
 
 def decode(kind: type[T], raw: bytes) -> T:
@@ -106,30 +103,13 @@ def decode(kind: type[T], raw: bytes) -> T:
     try:
         return msgspec.json.decode(raw, type=kind)
     except msgspec.ValidationError as error:
-        raise InvalidInput(sentence(error, kind)) from None
-    except UnicodeDecodeError:
-        raise Malformed("The body is not valid UTF-8: encode it as UTF-8, as JSON has to be.") from None
-    except RecursionError:
-        raise InvalidInput("The body nests too deep: send at most 32 levels of arrays and objects.") from None
-    except msgspec.DecodeError as error:
-        text = str(error).removeprefix("JSON is malformed: ")
-        raise Malformed(f"The body is not valid JSON: {text[:1].lower()}{text[1:]}.") from None
-
-
-def sentence(error: msgspec.ValidationError, kind: type[Struct]) -> str:
-    """A decoder's complaint as one sentence that begins with the field."""
-    text = str(error)
-    found = _AT.search(text)
-    place, text = (found["place"], text[: found.start()]) if found else ("", text)
-    if unknown := _UNKNOWN.match(text):
-        names = [field.encode_name for field in fields(kind)]
-        close = difflib.get_close_matches(unknown["name"], names, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"possible are {', '.join(names)}."
-        return f"{unknown['name'][:64]!r} is not a field of {place or 'this object'}; {hint}"
-    if missing := _MISSING.match(text):
-        return f"{missing['name']!r} is missing: it has to be given."
-    text = text.replace("`", "").replace("str matching regex", "text matching").replace("str", "text")
-    return f"{place or 'The body'}: {text[:1].lower()}{text[1:]}."
+        raise InvalidInput(sentences.begun(sentences.sentence(error, kind, raw))) from None
+    except RecursionError as error:
+        raise InvalidInput(payload.unreadable(error, raw, "The body")) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        if not raw.strip():
+            raise Malformed("The body is empty; send a JSON object.") from None
+        raise Malformed(payload.unreadable(error, raw, "The body")) from None
 
 
 # What goes in and comes out beside the nouns of gotask.model.

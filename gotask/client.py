@@ -82,6 +82,9 @@ class Client(Operations):
         except (httpx.InvalidURL, ValueError) as error:
             raise NotConfigured(f"{url!r} is not the address of a server: {error}.") from None
         self._url = str(self._http.base_url).rstrip("/")
+        if (rest := self._http.base_url.raw_path) != b"/":
+            root = self._url.removesuffix(rest.decode().rstrip("/"))
+            raise NotConfigured(f"The URL of a server takes no path: leave out {rest.decode()!r}, and write {root}.")
 
     def close(self) -> None:
         self._http.close()

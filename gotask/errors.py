@@ -87,6 +87,17 @@ class JobFailed(GotaskError):
 
     http, grpc, title = 500, "ABORTED", "Job failed"
 
+    def __init__(
+        self, message: str | None = None, *, job_id: str = "", reason: str = "", error_type: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.job_id = job_id
+        self.reason = reason  #: why, in a line: for an exception its class and the first line of its message
+        self.error_type = error_type  #: the name of the exception's class, such as "ValueError"; None if it was none
+
+    def __reduce__(self) -> tuple[object, ...]:  # else a pool of processes would lose what was said by keyword
+        return (type(self), self.args, vars(self))
+
 
 class ResultTimeout(GotaskError):
     """The job has not ended yet."""

@@ -1,15 +1,16 @@
 """What a producer holds after enqueueing: one job, or one queue, seen from outside."""
 
 import os
+import re
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Final, Generic, ParamSpec, Protocol, TypeVar
 
 import msgspec
 from msgspec import Raw
 
-from gotask import clock
-from gotask.errors import Conflict, InvalidInput, JobFailed, NotFound, ResultTimeout
-from gotask.model import Attempt, Job, NewJob, Queue, QueueStats
+from gotask import clock, sentences
+from gotask.errors import Conflict, GotaskError, InvalidInput, JobFailed, NotFound, ResultTimeout
+from gotask.model import Attempt, Job, NewJob, QueueStats
 from gotask.states import FINISHED, State
 
 if TYPE_CHECKING:
@@ -26,6 +27,15 @@ AWAIT_S: Final = 1.0  #: seconds a thread stays with one awaited job: a cancelle
 AWAIT_THREADS: Final = 64  #: awaits that are answered the moment their job ends; with more, they take turns of AWAIT_S
 
 _threads: dict[int, "ThreadPoolExecutor"] = {}  # by process: a fork inherits the object but not its threads
+
+
+_HEAD: Final = "Traceback (most recent call last):"
+_CHAIN: Final = re.compile(
+    r"\n(?:During handling of the above exception, another exception occurred"
+    r"|The above exception was the direct cause of the following exception):\n\n"
+)
+_GROUP: Final = re.compile(r"^  [|+] ", re.MULTILINE)  # what the lines of an exception group begin with
+_CLASS: Final = re.compile(r"(?:\w+\.)*(\w+)(?::|$)")
 
 
 class Door(Protocol):
@@ -123,7 +133,8 @@ class JobHandle(Generic[R_co]):
         Raises ResultTimeout, or JobFailed for a job that ended without success; the worker's traceback is its cause.
         """
         if not self.wait(timeout):
-            raise ResultTimeout(f"Job {self.id} is still {self.state} after {timeout:g} seconds; wait longer or look later.")
+            begin = f"Job {self.id} is still {self.state} after {timeout:g} seconds"
+            raise ResultTimeout(begin + (self._hindrance() or "; wait longer or look later."))
         return self._outcome()
 
     def __await__(self) -> Generator[Any, None, R_co]:
@@ -132,17 +143,54 @@ class JobHandle(Generic[R_co]):
             yield from in_thread(self.wait, AWAIT_S).__await__()
         return self._outcome()
 
+    def _hindrance(self) -> str:
+        """Why nothing will run the job, as the end of a sentence; empty if somebody may, or if that cannot be told."""
+        job = self.job
+        if job.status is not State.PENDING:
+            return ""
+        try:
+            serving = [one for one in self._door.service.list_workers().workers if job.queue in one.queues]
+        except GotaskError:  # the timeout is what there is to tell
+            return ""
+        if not serving:
+            return f": no worker serves queue {job.queue!r}; start one with `gotask worker -Q {job.queue}`."
+        if all(job.type not in one.types for one in serving):
+            return f": no worker of queue {job.queue!r} has a task {job.type!r}; start one whose app has it (-A)."
+        return ""
+
     def _outcome(self) -> R_co:
         job = self.job
         if job.status is not State.SUCCESS:
-            text = job.error or ""
-            why = text.rpartition("\n")[2] or job.reason or "no reason was kept"
-            cause = RemoteTraceback(text) if text else None
-            raise JobFailed(f"Job {self.id} ({job.type}) is {job.status}: {why.rstrip('.')}.") from cause
+            raise _failure(job) from (RemoteTraceback(job.error) if job.error else None)
         try:
             return self._read(bytes(job.result) if job.result is not None else b"null")
         except msgspec.ValidationError as error:
-            raise InvalidInput(f"The result of job {self.id} ({job.type}) is not of its task's return type: {error}.") from None
+            misfit = sentences.sentence(error, None)
+            raise InvalidInput(
+                f"Job {self.id} ({job.type}) is SUCCESS, but what it returned is not of its task's return type: {misfit}"
+            ) from None
+
+
+def _failure(job: Job) -> JobFailed:
+    line = _telling_line(job.error or "")
+    reason = (line or job.reason or "no reason was kept").rstrip(".")
+    kind = _CLASS.match(line) if job.status is State.FAILED else None
+    return JobFailed(
+        f"Job {job.id} ({job.type}) is {job.status}: {reason}.",
+        job_id=job.id,
+        reason=reason,
+        error_type=kind[1] if kind else None,
+    )
+
+
+def _telling_line(text: str) -> str:
+    """The line of an error's text that says what it was: of a traceback, the first one after the frames."""
+    if text.startswith("TimeLimit:"):
+        return text.partition("\n")[0]
+    last = _GROUP.sub("", _CHAIN.split(text)[-1])  # an exception that others led to stands at the end
+    return next(
+        (line for line in last.split("\n") if line and not line.startswith((" ", _HEAD, f"Exception Group {_HEAD}"))), ""
+    )
 
 
 class QueueHandle:
@@ -164,23 +212,14 @@ class QueueHandle:
 
     def pause(self) -> None:
         """Start no more of its jobs, on any node, until it is resumed."""
-        try:
-            self._door.service.pause_queue(self.name)
-        except NotFound:  # nobody has used it yet
-            self._door.service.create_queue(Queue(name=self.name, paused=True))
+        self._door.service.pause_queue(self.name)
 
     def resume(self) -> None:
-        try:
-            self._door.service.resume_queue(self.name)
-        except NotFound:
-            return
+        self._door.service.resume_queue(self.name)
 
     def purge(self) -> int:
         """Delete all its jobs that wait to run; how many there were."""
-        try:
-            return self._door.service.purge_queue(self.name).deleted
-        except NotFound:
-            return 0
+        return self._door.service.purge_queue(self.name).deleted
 
 
 def handed_in(door: Door, jobs: list[NewJob], read: Callable[[bytes], T]) -> list[JobHandle[T]]:

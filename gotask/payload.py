@@ -18,9 +18,12 @@ DEPTH_MAX: Final = 32  #: arrays and objects inside each other; readers in other
 NODES_MAX: Final = 100_000  #: values in one document; each costs a reader up to a hundred bytes of memory
 
 NULL: Final = b"null"
+TOO_LARGE_A_NUMBER: Final = "a number is too large for JSON's double"
+TOO_LONG_A_NUMBER: Final = "a number has more than 4300 digits, too many for most readers; send it as text"
 _decode: Final = msgspec.json.Decoder().decode
 _encode: Final = msgspec.json.Encoder().encode
 _STRING: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_SURROGATE: Final = re.compile(rb"\\u[dD][89a-bA-B]")
 _NOT_STRUCTURE: Final = bytes(set(range(256)) - set(b"[]{},"))
 _SQUARE: Final = bytes.maketrans(b"{}", b"[]")
 _PLAIN: Final = frozenset({str, int, bool, type(None)})  # leaves that have nothing to hide
@@ -32,15 +35,31 @@ def check(raw: bytes) -> None:
         raise TooLarge(f"The JSON is {len(raw)} bytes long; at most {PAYLOAD_MAX} are accepted.")
     try:
         _decode(raw)
-    except UnicodeDecodeError as error:
-        raise InvalidInput(f"The JSON is not valid UTF-8: {error.reason} in a string.") from None
-    except RecursionError:
-        raise InvalidInput(_too_deep()) from None
-    except msgspec.ValidationError as error:  # the only limits an untyped decoder has are those of numbers
-        raise InvalidInput(f"The JSON has a number no double or 4300-digit integer can hold: {_flat(error)}.") from None
-    except msgspec.DecodeError as error:
-        raise InvalidInput(f"That is not valid JSON: {_flat(error)}.") from None
+    except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
+        raise InvalidInput(unreadable(error, raw, "The JSON")) from None
     _check_shape(raw)
+
+
+def check_object(raw: bytes) -> None:
+    """`check`, and refuse what no task could take: arguments have names, so a payload is an object."""
+    check(raw)
+    if raw.lstrip()[:1] != b"{":
+        raise InvalidInput("a JSON object is expected, with the task's arguments by name.")
+
+
+def unreadable(error: Exception, raw: bytes, subject: str) -> str:
+    """Why `raw` is no JSON that GoTask takes, as a sentence about `subject`."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"{subject} is not valid UTF-8: encode it as UTF-8, as JSON has to be."
+    if isinstance(error, RecursionError):
+        return _too_deep(subject)
+    if isinstance(error, msgspec.ValidationError):  # the only limits an untyped decoder has are those of numbers
+        what, _, place = str(error).replace("`", "").partition(" - ")
+        text = TOO_LONG_A_NUMBER if what.startswith("Integer") else TOO_LARGE_A_NUMBER
+        return f"{text}{place and ', ' + place}."
+    if "surrogate" in str(error) or ("truncated" in str(error) and _SURROGATE.search(raw)):
+        return f"{subject} is not valid JSON: it has half a surrogate pair, such as \\ud800 alone; send both halves."
+    return f"{subject} is not valid JSON: {_flat(error)}."
 
 
 def encode(value: object, *, typed_keys: bool = False) -> bytes:
@@ -69,8 +88,8 @@ def _flat(error: Exception) -> str:
     return text[:1].lower() + text[1:].replace("`", "")
 
 
-def _too_deep() -> str:
-    return f"The JSON nests deeper than {DEPTH_MAX} levels; flatten it, or store it elsewhere and send a reference."
+def _too_deep(subject: str) -> str:
+    return f"{subject} nests deeper than {DEPTH_MAX} levels; flatten it, or store it elsewhere and send a reference."
 
 
 def _check_shape(raw: bytes) -> None:
@@ -86,7 +105,7 @@ def _check_shape(raw: bytes) -> None:
             return
         bones = bones.replace(b"[]", b"")
     if bones:
-        raise InvalidInput(_too_deep())
+        raise InvalidInput(_too_deep("The JSON"))
 
 
 def _is_flat(value: object) -> bool:

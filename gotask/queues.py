@@ -28,7 +28,7 @@ class Queues:
     @call("POST", "/api/v1/queues", "operate", status=201)
     def create_queue(self, queue: Queue) -> Queue:
         """Make a queue with settings of its own. Jobs do not need it: a queue that nobody made has the defaults."""
-        queue = replace(_sound(queue), version=0)
+        queue = _fit(replace(_sound(queue), version=0))
         if not self.backend.put(queue, 0):
             raise Conflict(f"There is a queue {queue.name!r} already; change it with PUT /api/v1/queues/{queue.name}.")
         return self.get_queue(queue.name)
@@ -61,22 +61,23 @@ class Queues:
 
     @call("POST", "/api/v1/queues/{name}/pause", "operate")
     def pause_queue(self, name: QueueName) -> Message:
-        """Start no more jobs of a queue until it is resumed. Those that run go on."""
-        self._change(name, paused=True)
+        """Start no more jobs of a queue until it is resumed, also of one that has had none yet. Those that run go on."""
+        self._change(name, made=True, paused=True)
         return Message(f"Queue {name} is paused.")
 
     @call("POST", "/api/v1/queues/{name}/resume", "operate")
     def resume_queue(self, name: QueueName) -> Message:
         """Start a paused queue's jobs again."""
-        self._change(name, paused=False)
+        self._change(name, made=True, paused=False)
         return Message(f"Queue {name} is resumed.")
 
-    def _change(self, name: str, version: int | None = None, **wanted: Any) -> Queue:
+    def _change(self, name: str, version: int | None = None, made: bool = False, **wanted: Any) -> Queue:
+        """Put what is wanted into a queue's record; one that nobody made is an error, unless `made` here."""
         for _ in range(TRIES):
-            queue = self.get_queue(name)
+            queue = (self.backend.get(Queue, name) or _sound(Queue(name=name))) if made else self.get_queue(name)
             if version is not None and version != queue.version:
                 raise Conflict(f"Queue {name} is at version {queue.version}, not {version}: get it, and change that.")
-            if self.backend.put(replace(queue, **wanted), queue.version):
+            if self.backend.put(_fit(replace(queue, **wanted)), queue.version):
                 return self.get_queue(name)
         raise Conflict(f"Queue {name} is being changed by others; try again.")
 
@@ -103,7 +104,6 @@ class Queues:
     @call("POST", "/api/v1/queues/{name}/purge", "admin")
     def purge_queue(self, name: QueueName) -> Purged:
         """Delete all jobs of a queue that wait to run."""
-        self.get_queue(name)
         deleted = 0
         for state in WAITING:
             page = self.backend.find(Filter(queue=name, status=state, limit=500))
@@ -118,3 +118,10 @@ class Queues:
 def _sound(record: Any) -> Any:
     """A record from Python code, held to the same bounds as one that came as JSON."""
     return decode(type(record), msgspec.json.encode(record))
+
+
+def _fit(queue: Queue) -> Queue:
+    """A queue's settings, looked at together. Raises InvalidInput."""
+    if queue.dead_letter_queue == queue.name:
+        raise InvalidInput(f"dead_letter_queue: {queue.name!r} is the queue itself; name another one.")
+    return queue

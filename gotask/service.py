@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Meta
 from msgspec.structs import replace
 
-from gotask import __version__, clock, payload
+from gotask import __version__, clock, draft
 from gotask.backends import Backend
 from gotask.calls import (
     Batch,
@@ -22,7 +22,7 @@ from gotask.calls import (
     call,
     decode,
 )
-from gotask.errors import Conflict, GotaskError, InvalidInput, NotFound
+from gotask.errors import Conflict, GotaskError, NotFound
 from gotask.model import Attempt, Enqueued, Filter, Job, NewJob, Queue, Worker
 from gotask.queues import DEFAULT_QUEUE, Queues
 from gotask.states import FINISHED, RULES, Event, State, possible
@@ -185,23 +185,15 @@ class Service(Queues):
 
 def checked(job: NewJob) -> NewJob:
     """A job from Python code, held to the same bounds as one that came as JSON."""
-    _check_payload(job)  # first: it is part of what is decoded next, and has a sentence of its own
+    draft.encoded(job.payload)  # first: it is part of what is decoded next, and has a sentence of its own
     return admitted(decode(NewJob, msgspec.json.encode(job)))
 
 
 def admitted(job: NewJob) -> NewJob:
     """A decoded job, its payload looked at once and for all."""
-    _check_payload(job)
-    if job.delay is not None and job.scheduled_at is not None:
-        raise InvalidInput("delay: a job has either a delay or scheduled_at, not both.")
+    draft.encoded(job.payload)
+    draft.check_times(job)
     return job
-
-
-def _check_payload(job: NewJob) -> None:
-    try:
-        payload.check(bytes(job.payload))
-    except GotaskError as error:
-        raise type(error)(f"payload: {error}") from None
 
 
 def existing(id: str, job: Job | None) -> Job:

@@ -4,32 +4,28 @@ The signature is the schema. Its type hints become a Struct that payloads are de
 Struct into a call is generated once, so that a job costs one decode and one plain call. What does not fit raises Misfit.
 """
 
-import difflib
 import inspect
 import re
 import sys
 import typing
 from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
 from enum import Enum
 from inspect import Parameter
 from types import UnionType
-from typing import Any, Final, Generic, ParamSpec, TypedDict, TypeVar, Union, Unpack
+from typing import Any, Generic, ParamSpec, TypedDict, TypeVar, Union, Unpack
 
 import msgspec
 import msgspec.inspect
 
-from gotask import payload
+from gotask import payload, sentences
 from gotask.context import Context
 from gotask.errors import InvalidInput, NotConfigured, TimeLimit, TooLarge
-from gotask.model import NAME_PATTERN, PRIORITIES, Rules
+from gotask.model import NAME_PATTERN, NewJob, Rules
 
 P = ParamSpec("P")
 R = TypeVar("R")
 Exceptions = tuple[type[BaseException], ...]
-
-_AT: Final = re.compile(r"(?P<what>.*?)(?: - at `(?P<where>[^`]*)`)?", re.DOTALL)
-_MISSING: Final = re.compile(r"Object missing required field `(.*)`")
-_UNKNOWN: Final = re.compile(r"Object contains unknown field `(.*)`")
 
 
 class TaskOptions(TypedDict, total=False):
@@ -40,10 +36,10 @@ class TaskOptions(TypedDict, total=False):
     priority: int
     max_retries: int
     retry_strategy: str
-    retry_delay: float  # seconds, as all durations
-    max_retry_delay: float
+    retry_delay: float | timedelta  # seconds, as all durations, or a timedelta
+    max_retry_delay: float | timedelta
     retry_jitter: bool
-    timeout: float
+    timeout: float | timedelta
     retry_on: Exceptions  # only these are retried; any exception if not given
     no_retry_on: Exceptions  # these are not
 
@@ -102,19 +98,16 @@ class Task(Generic[P, R]):
 
     def _rules(self, options: TaskOptions) -> Rules:
         if not re.match(NAME_PATTERN, self.type):
-            raise InvalidInput(f"A task needs a name of letters, digits and _ . : -, not {self.type!r}; give one with name=.")
-        if not re.match(NAME_PATTERN, self.queue):
-            raise InvalidInput(f"Task {self.type!r}: a queue is named with letters, digits and _ . : -, not {self.queue!r}.")
-        if self.priority not in range(PRIORITIES):
-            raise InvalidInput(f"Task {self.type!r}: priority is 0 to {PRIORITIES - 1}, not {self.priority!r}.")
+            raise InvalidInput(f"A task's name: {sentences.not_a_name(self.type)}; give it one with name=.")
+        begin = f"Task {self.type!r}: "
         for option in options.keys() - TaskOptions.__annotations__.keys():
-            close = difflib.get_close_matches(option, TaskOptions.__annotations__, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"possible are {', '.join(TaskOptions.__annotations__)}."
-            raise InvalidInput(f"Task {self.type!r}: there is no option {option!r}; {hint}")
+            raise InvalidInput(begin + sentences.unknown(option, TaskOptions.__annotations__, "option"))
+        given = {"type": self.type, **sentences.seconds(options)}
         try:
-            return msgspec.convert(options, Rules)  # takes its own and leaves the rest
+            msgspec.convert({name: given[name] for name in ("type", "queue", "priority") if name in given}, NewJob)
+            return msgspec.convert(given, Rules)  # takes its own and leaves the rest
         except msgspec.ValidationError as error:
-            raise InvalidInput(f"Task {self.type!r}: {sentence(error, 'option')}.") from None
+            raise InvalidInput(begin + sentences.sentence(error, NewJob, given, "option")) from None
 
 
 class Tasks(dict[str, Task[..., Any]]):
@@ -224,19 +217,19 @@ class Signature:
 
 
 def _decoder(signature: Signature) -> Callable[[bytes], Any]:
-    name, extra = signature.name, signature.extra
+    name, extra, arguments = signature.name, signature.extra, signature.arguments
     read: Callable[[bytes], Any]
     if extra is None:
-        read = msgspec.json.Decoder(signature.arguments).decode
+        read = msgspec.json.Decoder(arguments).decode
     else:
-        fields, hint = signature.arguments.__struct_fields__, extra.annotation
+        fields, hint = arguments.__struct_fields__, extra.annotation
         whole = msgspec.json.Decoder(dict[str, Any]).decode
 
         def split(raw: bytes) -> Any:
             given = whole(raw)
             known = {field: given.pop(field) for field in fields if field in given}
-            arguments = msgspec.convert(known, signature.arguments, str_keys=True)
-            return arguments, {key: _converted(key, value, hint) for key, value in given.items()}
+            extras = {key: _converted(key, value, hint) for key, value in given.items()}
+            return msgspec.convert(known, arguments, str_keys=True), extras
 
         # nothing to pick out or convert: the whole object is the arguments
         read = split if fields or hint is not Any else lambda raw: (None, whole(raw))
@@ -245,7 +238,7 @@ def _decoder(signature: Signature) -> Callable[[bytes], Any]:
         try:
             return read(raw)
         except (ValueError, RecursionError) as error:  # msgspec's own and UnicodeDecodeError are ValueErrors
-            raise Misfit(f"Task {name!r} cannot take this payload: {sentence(error)}.") from None
+            raise Misfit(f"Task {name!r} cannot take this payload: {sentences.sentence(error, arguments, raw)}") from None
 
     return decode
 
@@ -254,9 +247,8 @@ def _converted(key: str, value: Any, hint: Any) -> Any:
     try:
         return msgspec.convert(value, hint, str_keys=True)
     except msgspec.ValidationError as error:
-        match = _AT.fullmatch(str(error))
-        assert match is not None  # the pattern takes any text
-        raise msgspec.ValidationError(f"{match['what']} - at `$.{key}{(match['where'] or '$')[1:]}`") from None
+        what, place = sentences.split(error)
+        raise msgspec.ValidationError(f"{what} - at `$.{key}{place and '.' + place}`") from None
 
 
 def _binder(signature: Signature, decode: Callable[[bytes], Any]) -> Callable[..., bytes]:
@@ -269,7 +261,7 @@ def _binder(signature: Signature, decode: Callable[[bytes], Any]) -> Callable[..
             decode(raw)  # what the worker will do: nothing is enqueued that cannot be run
         except (TypeError, Misfit, InvalidInput) as error:
             text = str(error) if isinstance(error, Misfit) else f"Task {name!r} cannot take these arguments: {error}"
-            raise InvalidInput(text if text.endswith(".") else text + ".") from None
+            raise InvalidInput(text if text.endswith((".", "?")) else text + ".") from None
         return raw
 
     return bind
@@ -310,20 +302,3 @@ def _has_typed_keys(hint: Any) -> bool:
 
 def where(function: Callable[..., Any]) -> str:
     return f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', repr(function))}"
-
-
-def sentence(error: Exception, field: str = "field") -> str:
-    """msgspec's complaint as half a sentence that names the field."""
-    match = _AT.fullmatch(str(error))
-    assert match is not None  # the pattern takes any text
-    what, place = match["what"], (match["where"] or "").removeprefix("$").removeprefix(".")
-    if found := _MISSING.fullmatch(what):
-        return f"{field} {_join(place, found[1])!r} is missing"
-    if found := _UNKNOWN.fullmatch(what):
-        return f"{field} {_join(place, found[1])!r} is not known"
-    what = what[:1].lower() + what[1:].replace("`", "")
-    return f"{field} {place!r}: {what}" if place else what
-
-
-def _join(place: str, name: str) -> str:
-    return f"{place}.{name}" if place else name

@@ -1,7 +1,6 @@
 """Who may ask: loopback for everybody on this machine, API keys with a role elsewhere, and no help to foreign web pages."""
 
 import hmac
-import ipaddress
 import re
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
@@ -13,6 +12,7 @@ import falcon.asgi
 from gotask.api.problem import Problem
 from gotask.calls import Scope
 from gotask.errors import NotConfigured, Unauthorized
+from gotask.settings import is_loopback
 
 #: role -> the scopes it may use
 ROLES: Final[dict[str, frozenset[Scope]]] = {
@@ -52,23 +52,6 @@ def parse_keys(texts: Iterable[str]) -> list[Key]:
             )
         keys.append(Key(name, role, digest.lower()))
     return keys
-
-
-def is_loopback(address: str) -> bool:
-    if address == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return False
-
-
-def check_exposure(address: str, keys: Sequence[Key], allow_anonymous: bool) -> None:
-    """Refuse to let strangers in by accident. Raises NotConfigured."""
-    if not (is_loopback(address) or keys or allow_anonymous):
-        raise NotConfigured(
-            f"The address {address} can be reached by others: set GOTASK_API_KEYS, or allow everybody with --allow-anonymous."
-        )
 
 
 class Gate:

@@ -14,13 +14,14 @@ import falcon
 import falcon.asgi
 import msgspec
 
-from gotask import clock
+from gotask import clock, sentences
 from gotask.api import openapi, problem
 from gotask.api.auth import Gate
 from gotask.api.gather import Gather
 from gotask.api.longpoll import LongPoll
 from gotask.api.problem import Problem
-from gotask.calls import CALLS, WAIT_MAX_S, Call, Scope, decode, sentence
+from gotask.api.writes import Writes
+from gotask.calls import CALLS, WAIT_MAX_S, Call, Scope, decode
 from gotask.errors import BackendDown, InvalidInput, Overloaded, TooLarge
 from gotask.model import Enqueued, Job, NewJob
 from gotask.service import Service, accepted, admitted, existing, told
@@ -50,6 +51,7 @@ class Edge:
         self._pool = ThreadPoolExecutor(THREADS, "call")
         self._probe = ThreadPoolExecutor(1, "ready")
         self._probing: asyncio.Future[bytes] | None = None
+        self._writes = Writes()
         self._under_way = 0
 
     def close(self) -> None:
@@ -60,7 +62,18 @@ class Edge:
         self._probe.shutdown(wait=False, cancel_futures=True)
 
     async def carry_out(self, call: Call, arguments: dict[str, Any]) -> tuple[int, bytes]:
-        """The status and JSON that answer a call."""
+        """The status and JSON that answer a call. Whether enqueues succeed is kept for those who ask for readiness."""
+        if call.scope != "enqueue":
+            return await self._carry_out(call, arguments)
+        try:
+            answer = await self._carry_out(call, arguments)
+        except BackendDown as error:
+            self._writes.failed(error)
+            raise
+        self._writes.worked()
+        return answer
+
+    async def _carry_out(self, call: Call, arguments: dict[str, Any]) -> tuple[int, bytes]:
         if call.name == "create_job":
             return await self._create(arguments["job"])
         if call.name == "wait_job":
@@ -102,7 +115,9 @@ class Edge:
         done, _ = await asyncio.wait([self._probing], timeout=READY_S)
         if not done:
             raise BackendDown(f"The store did not answer within {READY_S:g} seconds.")
-        return self._probing.result()
+        answer = self._probing.result()
+        self._writes.check()
+        return answer
 
 
 class Screen:
@@ -198,15 +213,16 @@ def _encoded(service: Service, call: Call, arguments: dict[str, Any]) -> bytes:
 def _query(req: falcon.asgi.Request, call: Call) -> dict[str, Any]:
     given: Mapping[str, Any] = req.params
     if call.query is not None:
+        if isinstance(status := given.get("status"), str):
+            given = {**given, "status": status.upper()}
         try:
             return {call.argument: msgspec.convert(given, call.query, strict=False)}
         except msgspec.ValidationError as error:
-            raise InvalidInput(sentence(error, call.query)) from None
+            raise InvalidInput(sentences.begun(sentences.sentence(error, call.query, given, "parameter"))) from None
     found: dict[str, Any] = {}
     for name, value in given.items():
         if name not in call.query_params:
-            known = ", ".join(call.query_params) or "none"
-            raise InvalidInput(f"{name[:64]!r} is not a query parameter of {call.path}; possible are: {known}.")
+            raise InvalidInput(sentences.begun(sentences.unknown(name, call.query_params, "parameter")))
         try:
             found[name] = msgspec.convert(value, call.query_params[name].annotation, strict=False)
         except msgspec.ValidationError:

@@ -14,10 +14,11 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
 
 from gotask import __version__, backends
-from gotask.api.auth import Gate, check_exposure, is_loopback, parse_keys
+from gotask.api.auth import Gate, parse_keys
 from gotask.api.connection import HEADER_MAX, HEADERS_MAX
 from gotask.api.process import Process
 from gotask.errors import GotaskError, NotConfigured
+from gotask.settings import is_loopback
 
 logger = logging.getLogger("gotask.server")
 
@@ -47,6 +48,7 @@ class Settings(Protocol):
     def log_level(self) -> str: ...
     @property
     def shutdown_timeout(self) -> float: ...
+    def check(self) -> None: ...
 
 
 def serve(settings: Settings) -> int:
@@ -55,7 +57,7 @@ def serve(settings: Settings) -> int:
     shared = ""
     try:
         keys = parse_keys(settings.api_keys)
-        check_exposure(settings.http_addr, keys, settings.allow_anonymous)
+        settings.check()
         ports = [settings.http_port, *filter(None, [settings.metrics_port])]
         listeners = [_listen(settings.http_addr, port) for port in ports]
     except GotaskError as error:

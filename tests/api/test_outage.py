@@ -11,6 +11,7 @@ import pytest
 from gotask import backends
 from gotask.api import rest
 from gotask.api.gather import Gather
+from gotask.api.writes import TOLD_S, UNREADY_S
 from gotask.backends import Backend
 from gotask.errors import BackendDown
 from gotask.model import NewJob, Tick
@@ -60,6 +61,56 @@ def test_a_store_that_is_away_is_503(away: Any) -> None:
     # When the store is back, then so is everything
     away.error = None
     assert web.simulate_post("/api/v1/jobs", json={"type": "echo"}, host="localhost").status_code == 201
+
+
+class Full:
+    """A backend in front of a backend, that answers but keeps nothing."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self.full = True
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def enqueue_many(self, jobs: Sequence[NewJob]) -> Any:
+        if self.full:
+            raise BackendDown("The disk of the store is full; make room.")
+        return self._backend.enqueue_many(jobs)
+
+
+@pytest.mark.parametrize("path", ["/api/v1/jobs", "/api/v1/jobs/batch"])
+def test_a_full_disk_is_not_ready_and_is_told(away: Any, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a store that can be asked, and keeps nothing
+    now, told = 1000.0, list[str]()
+    monkeypatch.setattr("gotask.api.writes.logger.warning", lambda text, *words: told.append(text % words))
+    monkeypatch.setattr("gotask.clock.monotonic", lambda: now)
+    full = Full(away)
+    web = falcon.testing.TestClient(rest.build(Service(full)))  # type: ignore[arg-type]
+    job = {"type": "echo"}
+    body = job if path == "/api/v1/jobs" else {"jobs": [job]}
+    assert web.simulate_get("/readyz", host="localhost").status_code == 200
+    # When jobs are refused
+    for _ in range(5):
+        assert web.simulate_post(path, json=body, host="localhost").status_code == 503
+    # Then the server is not ready, and says why; it lives, and one line of its log tells of it
+    answer = web.simulate_get("/readyz", host="localhost")
+    assert (answer.status_code, "disk of the store is full" in answer.json["detail"]) == (503, True)
+    assert web.simulate_get("/livez", host="localhost").status_code == 200
+    assert len(told) == 1
+    # When it goes on for a while, then another line tells how often
+    now += TOLD_S
+    assert web.simulate_post(path, json=body, host="localhost").status_code == 503
+    assert "5 since" in told[1]
+    # When there is room again, then it is ready at once; or after a while, if nobody tried
+    full.full = False
+    assert web.simulate_get("/readyz", host="localhost").status_code == 503
+    assert web.simulate_post(path, json=body, host="localhost").status_code in (200, 201)
+    assert web.simulate_get("/readyz", host="localhost").status_code == 200
+    full.full = True
+    web.simulate_post(path, json=body, host="localhost")
+    now += UNREADY_S
+    assert web.simulate_get("/readyz", host="localhost").status_code == 200
 
 
 def test_a_bug_is_500_without_its_trace(away: Any) -> None:

@@ -211,9 +211,33 @@ def test_a_queue_that_nobody_made_has_the_defaults(house: House) -> None:
     assert queue in [one.name for one in listed.queues]
     assert listed.count == len(listed.queues)
     assert house.door.get_queue(queue) == Queue(name=queue)
-    for ask in (house.door.get_queue, house.door.queue_stats, house.door.pause_queue, house.door.delete_queue):
+    for ask in (house.door.get_queue, house.door.queue_stats, house.door.delete_queue):
         with pytest.raises(NotFound, match="nowhere"):
             ask("nowhere")
+    assert house.door.purge_queue("nowhere").deleted == 0
+
+
+def test_a_queue_is_paused_before_its_first_job(house: House) -> None:
+    # Given queues that nobody made, one paused and one resumed
+    early, other = f"q-{new_id()}", f"q-{new_id()}"
+    house.door.pause_queue(early)
+    house.door.resume_queue(other)
+    # Then both are there with their defaults
+    assert house.door.get_queue(early) == Queue(name=early, paused=True, version=1)
+    assert house.door.get_queue(other) == Queue(name=other, version=1)
+    # And what is no name makes no queue
+    with pytest.raises(InvalidInput, match="name: 'a b' is not a name; use letters"):
+        house.door.pause_queue("a b")
+
+
+def test_a_queue_is_not_its_own_dead_letter_queue(house: House) -> None:
+    # When a queue is made so, or one that stands is changed so, then it is refused
+    with pytest.raises(InvalidInput, match="dead_letter_queue: 'round' is the queue itself"):
+        house.door.create_queue(Queue(name="round", dead_letter_queue="round"))
+    queue = house.queue_with(new_id())
+    with pytest.raises(InvalidInput, match="dead_letter_queue"):
+        house.door.update_queue(queue, QueueChange(dead_letter_queue=queue))
+    assert house.door.get_queue(queue).dead_letter_queue is None
 
 
 def test_purge_deletes_what_waits_and_nothing_else(house: House) -> None:

@@ -18,7 +18,7 @@ from served import ROOT, Server, answer_of, free_ports, read_all, until
 
 from gotask import backends, client
 from gotask.calls import CALLS
-from gotask.errors import BackendDown, Unauthorized
+from gotask.errors import BackendDown, NotConfigured, Unauthorized
 from gotask.model import NewJob, Settlement
 from gotask.states import Event
 
@@ -302,6 +302,14 @@ def test_several_processes_count_together(tmp_path: Path) -> None:
             assert 'taskqueue_jobs_created_total{queue="default",type="echo"} 60.0' in page
     finally:
         assert server.stop() == 0, server.output
+
+
+def test_the_url_of_a_server_takes_no_path() -> None:
+    for url in ("http://localhost:8080/api", "http://localhost:8080/api/"):
+        with pytest.raises(NotConfigured, match=r"takes no path: leave out '/api/', and write http://localhost:8080\."):
+            client.open(url)
+    for url in ("http://localhost:8080", "http://localhost:8080/"):
+        client.open(url).close()
 
 
 def test_a_server_that_is_not_there_is_a_sentence() -> None:

@@ -1,5 +1,6 @@
 """What a type checker must say of calls to tasks. Lines that end in `# error` are wrong on purpose, and no others."""
 
+from datetime import timedelta
 from typing import Any, assert_type
 
 from gotask import Context, GoTask, JobHandle
@@ -44,6 +45,8 @@ assert_type(send.delay("a@b.c", subject="hi").result(timeout=5), dict[str, str])
 assert_type(fetch.delay("x").result(), bytes)
 assert_type(slow.delay(3).result(), str)
 assert_type(slow.options(delay=60, unique_key="x").enqueue(steps=3).result(), str)
+add.options(delay=timedelta(minutes=5), timeout=timedelta(seconds=1)).enqueue(1)
+app.task(timeout=timedelta(minutes=1), retry_delay=timedelta(seconds=5))
 assert_type(slow_async.delay(3).result(), float)
 assert_type(add(1, 2), int)
 assert_type(slow(3), str)

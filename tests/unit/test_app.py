@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import pickle
 import subprocess
 import sys
 import threading
@@ -27,10 +28,11 @@ from gotask import (
     Snooze,
     State,
     Task,
+    TimeLimit,
 )
 from gotask.errors import TooLarge
 from gotask.handle import RemoteTraceback
-from gotask.model import NewJob
+from gotask.model import NewJob, Worker
 from gotask.service import Service
 from gotask.task import TaskOptions
 from gotask.testing import drain, inline
@@ -128,6 +130,12 @@ def test_options_are_the_jobs(app: GoTask) -> None:
     assert (job.retry_strategy, job.retry_delay, job.max_retry_delay, job.retry_jitter) == ("linear", 2, 20, True)
     assert job.expires_at is not None
     assert abs(job.expires_at - expires) < timedelta(milliseconds=1)
+    # And durations may be timedeltas
+    later = task(app, "add").options(delay=timedelta(minutes=5), timeout=timedelta(seconds=3), retry_delay=timedelta(0))
+    assert (later.enqueue(1).state, later.enqueue(1).job.timeout) == (State.SCHEDULED, 3)
+    assert app.enqueue("add", {"a": 1}, delay=timedelta(hours=1)).state is State.SCHEDULED
+    assert app.enqueue_many([{"type": "x", "delay": timedelta(hours=1)}])[0].state is State.SCHEDULED
+    assert Task(_quiet, timeout=timedelta(minutes=1)).rules.timeout == 60
     # And options add up
     assert task(app, "add").options(priority=5).options(queue="third").enqueue(1).job.priority == 5
 
@@ -140,12 +148,19 @@ def test_options_written_for_type_checkers_are_those_of_the_model() -> None:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"priority": 10}, "field 'priority': expected int <= 9"),
-        ({"queue": "no spaces"}, "field 'queue'"),
-        ({"dely": 1}, "field 'dely' is not known"),
-        ({"delay": -1}, "field 'delay': expected float >= 0.0"),
+        ({"priority": 10}, "priority: expected a whole number of at most 9, got 10."),
+        ({"queue": "no spaces"}, "queue: 'no spaces' is not a name; use letters, digits and _ . : -, at most 128 characters."),
+        ({"dely": 1}, "ption 'dely' is not known; did you mean 'delay'?"),
+        ({"prio": 3}, "ption 'prio' is not known; did you mean 'priority'?"),
+        ({"type": "x"}, "ption 'type' is not known; possible are id, queue, priority"),
+        ({"delay": -1}, "delay: expected a number of at least 0, got -1."),
+        ({"delay": "5m"}, "delay: expected a number or null, got text."),
+        ({"priority": timedelta(1)}, "priority: expected a whole number, got a duration."),
         ({"delay": 1, "scheduled_at": datetime.now(UTC)}, "either a delay or scheduled_at"),
-        ({"scheduled_at": datetime(2030, 1, 1)}, "timezone"),
+        (
+            {"scheduled_at": datetime(2030, 1, 1)},
+            "scheduled_at: the time has no zone; make it aware with tzinfo=UTC or .astimezone().",
+        ),
         ({"metadata": {"a": float("nan")}}, "metadata: $.a is nan"),
     ],
     ids=str,
@@ -198,13 +213,17 @@ def test_many_are_enqueued_in_order_from_a_generator(app: GoTask) -> None:
 @pytest.mark.parametrize(
     ("bad", "expected"),
     [
-        ({"payload": {}}, "field 'type' is missing"),
-        ({"type": "x", "priority": 12}, "field 'priority'"),
-        ({"type": "x", "prio": 1}, "field 'prio' is not known"),
-        ({"type": "add", "payload": {"a": "1"}}, "field 'a': expected int, got str"),
+        ({"payload": {}}, "Field 'type' is missing."),
+        ({"type": "a b"}, "type: 'a b' is not a name"),
+        ({"type": "x", "payload": [1]}, "payload: a JSON object is expected, with the task's arguments by name."),
+        ({"type": "x", "payload": b"null"}, "payload: a JSON object is expected"),
+        ({"type": "add", "paylod": {"a": 1}}, "Field 'paylod' is not known; did you mean 'payload'?"),
+        ({"type": "x", "priority": 12}, "priority: "),
+        ({"type": "x", "prio": 1}, "Field 'prio' is not known; did you mean 'priority'?"),
+        ({"type": "add", "payload": {"a": "1"}}, "a: expected a whole number, got text."),
         ({"type": "x", "payload": {"a": float("nan")}}, "payload: $.a is nan"),
         ({"type": "x", "payload": "x" * 1_048_576}, "payload: As JSON"),
-        ({"type": ["x"]}, "field 'type': expected str, got array"),
+        ({"type": ["x"]}, "type: expected text, got a list."),
         (5, "A job is a mapping"),
     ],
     ids=lambda value: str(value)[:30],
@@ -226,6 +245,77 @@ def test_a_failure_comes_back_with_the_remote_traceback(app: GoTask) -> None:
     assert isinstance(failed.value.__cause__, RemoteTraceback)
     assert "return a / b" in str(failed.value.__cause__)
     assert "ZeroDivisionError" in (job.error or "")
+    told = failed.value
+    assert (told.job_id, told.error_type, told.reason) == (job.id, "ZeroDivisionError", "ZeroDivisionError: division by zero")
+    assert vars(pickle.loads(pickle.dumps(told))) == vars(told)
+
+
+def _lines() -> None:
+    raise ValueError("outer\nmultiline")
+
+
+def _chained() -> None:
+    try:
+        raise KeyError("first")
+    except KeyError as error:
+        raise LookupError("second: Traceback (most recent call last):\n  more\nValueError: not this") from error
+
+
+def _quiet() -> None:
+    raise RuntimeError
+
+
+def _elsewhere() -> None:
+    json.loads("{")
+
+
+def _grouped() -> None:
+    raise ExceptionGroup("some", [ValueError(1), _Own("two")])
+
+
+class _Own(Exception):
+    pass
+
+
+def _limited() -> None:
+    raise TimeLimit
+
+
+def _asking() -> None:
+    raise Retry(0, "not yet")
+
+
+def _cancelling() -> None:
+    raise Cancel("done: nothing to do")
+
+
+def _misfitting() -> Any:
+    return object()
+
+
+@pytest.mark.parametrize(
+    ("function", "reason", "kind"),
+    [
+        (_lines, "ValueError: outer", "ValueError"),
+        (_chained, "LookupError: second: Traceback (most recent call last):", "LookupError"),
+        (_quiet, "RuntimeError", "RuntimeError"),
+        (_elsewhere, "json.decoder.JSONDecodeError: Expecting property name", "JSONDecodeError"),
+        (_grouped, "ExceptionGroup: some (2 sub-exceptions)", "ExceptionGroup"),
+        (_limited, "TimeLimit: it ran longer than its 7 seconds", "TimeLimit"),
+        (_asking, "gotask.errors.Retry: not yet", "Retry"),
+        (_cancelling, "done: nothing to do", None),
+        (_misfitting, "Task '_misfitting' returned what cannot be stored", None),
+    ],
+)
+def test_a_failure_is_told_apart_by_its_class_and_first_line(app: GoTask, function: Any, reason: str, kind: str | None) -> None:
+    job = app.task(max_retries=0, timeout=7)(function).delay()
+    drain(app)
+    with pytest.raises(JobFailed) as failed:
+        job.result(5)
+    assert failed.value.reason.startswith(reason)
+    assert "\n" not in str(failed.value)
+    assert reason in str(failed.value)
+    assert failed.value.error_type == kind
 
 
 def test_a_result_that_is_not_there_yet_is_a_timeout(app: GoTask) -> None:
@@ -235,6 +325,26 @@ def test_a_result_that_is_not_there_yet_is_a_timeout(app: GoTask) -> None:
         job.result(timeout=0.01)
 
 
+def test_a_job_that_nobody_will_run_is_told(app: GoTask) -> None:
+    # Given a job, and no node for its queue
+    job = task(app, "add").delay(1)
+    store = app.service.backend
+    store.put(Worker(name="other", queues=["default"], types=["add"]))
+    # Then who waits in vain is told how to start one
+    with pytest.raises(
+        ResultTimeout, match=r"seconds: no worker serves queue 'sums'; start one with `gotask worker -Q sums`\."
+    ):
+        job.result(0)
+    # And when there is one without the task, of that
+    store.put(Worker(name="node", queues=["sums"], types=["echo"]))
+    with pytest.raises(ResultTimeout, match=r"no worker of queue 'sums' has a task 'add'"):
+        job.result(0)
+    # And when there is one, to be patient
+    store.put(Worker(name="third", queues=["sums"], types=["add"]))
+    with pytest.raises(ResultTimeout, match="wait longer"):
+        job.result(0)
+
+
 def test_a_result_of_another_shape_than_promised_is_told(app: GoTask) -> None:
     @app.task
     def liar() -> int:
@@ -242,7 +352,10 @@ def test_a_result_of_another_shape_than_promised_is_told(app: GoTask) -> None:
 
     job = liar.delay()
     drain(app)
-    with pytest.raises(InvalidInput, match="return type"):
+    with pytest.raises(
+        InvalidInput,
+        match=r"is SUCCESS, but what it returned is not of its task's return type: expected a whole number, got text\.",
+    ):
         job.result()
     assert app.job(job.id).result() == "text"  # by id nothing was promised
 

@@ -13,7 +13,7 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
 from gotask.builtin import app, echo, email, math, report
-from gotask.errors import JobFailed
+from gotask.errors import InvalidInput, JobFailed
 from gotask.handle import JobHandle
 from gotask.states import State
 from gotask.testing import inline
@@ -83,6 +83,11 @@ def test_echo_answers_with_its_payload() -> None:
 )
 def test_math_calculates(operation: str, expected: float) -> None:
     assert app.enqueue("math", {"operation": operation, "a": 10, "b": 5}).result() == {"result": expected}
+
+
+def test_math_names_its_operations() -> None:
+    with pytest.raises(InvalidInput, match="operation: 'modulo' is not one of add, divide, multiply, subtract"):
+        app.enqueue("math", {"operation": "modulo", "a": 1, "b": 2})
 
 
 def test_math_fails_clearly_and_at_once() -> None:

@@ -12,7 +12,7 @@ LAYERS = (
     ("operations", {"service", "calls", "queues", "app", "handle"}),
     ("engines", {"node", "scheduler", "ticker", "limits"}),
     ("mechanisms", {"backends", "_core"}),
-    ("decisions", {"policy", "task", "context", "cron", "payload", "verdict"}),
+    ("decisions", {"policy", "task", "context", "cron", "payload", "sentences", "draft", "verdict"}),
     ("words", {"model", "states", "errors", "clock", ""}),
 )
 #: open to all: they hold no decisions. They import nothing but words, and each other.

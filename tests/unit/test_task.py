@@ -95,15 +95,15 @@ def test_parameters_may_have_any_name() -> None:
 
 MISFITS = {
     "missing": (b"{}", "field 'number' is missing"),
-    "unknown": (b'{"number": 1, "nmae": 2}', "field 'nmae' is not known"),
-    "wrong type": (b'{"number": "1"}', "field 'number': expected int, got str"),
-    "wrong type inside": (b'{"number": 1, "flags": [true, 1]}', "field 'flags[1]': expected bool, got int"),
-    "null": (b'{"number": null}', "field 'number': expected int, got null"),
-    "a float": (b'{"number": 1.5}', "field 'number': expected int, got float"),
-    "an array": (b"[1]", "expected object, got array"),
-    "a scalar": (b"1", "expected object, got int"),
+    "unknown": (b'{"number": 1, "nmae": 2}', "field 'nmae' is not known; possible are number, text, flags."),
+    "wrong type": (b'{"number": "1"}', "number: expected a whole number, got text."),
+    "wrong type inside": (b'{"number": 1, "flags": [true, 1]}', "flags[1]: expected a boolean, got a whole number."),
+    "null": (b'{"number": null}', "number: expected a whole number, got null."),
+    "a float": (b'{"number": 1.5}', "number: expected a whole number, got a number."),
+    "an array": (b"[1]", "expected an object, got a list"),
+    "a scalar": (b"1", "expected an object, got a whole number"),
     "not JSON": (b'{"number"', "input data was truncated"),
-    "not UTF-8": (b'{"number": 1, "text": "\xff"}', "can't decode"),
+    "not UTF-8": (b'{"number": 1, "text": "\xff"}', "not valid UTF-8"),
     "too deep": (b'{"number": ' + b"[" * 100_000, "cannot take this payload"),
 }
 
@@ -128,7 +128,7 @@ CALLS: dict[str, tuple[Callable[[Task[..., Any]], bytes], str]] = {
     "too many": (lambda task: task.bind(1, "a", []), "takes from 1 to 2 positional arguments but 3 were given"),
     "unknown name": (lambda task: task.bind(1, nmae=2), "unexpected keyword argument 'nmae'"),
     "twice": (lambda task: task.bind(1, number=2), "multiple values for argument 'number'"),
-    "wrong type": (lambda task: task.bind("1"), "field 'number': expected int, got str"),
+    "wrong type": (lambda task: task.bind("1"), "number: expected a whole number, got text."),
     "not JSON": (lambda task: task.bind(1, object()), "$.text cannot become JSON"),
     "NaN": (lambda task: task.bind(float("nan")), "$.number is nan"),
 }
@@ -155,7 +155,7 @@ def test_kwargs_take_what_is_left_over_as_their_hint_says() -> None:
 
     made = Task(task)
     assert run(made, made.bind(1, b=2)) == (1, {"b": 2.0})
-    with pytest.raises(Misfit, match="field 'b': expected float, got str"):
+    with pytest.raises(Misfit, match="b: expected a number, got text"):
         made.decode(b'{"a": 1, "b": "x"}')
 
 
@@ -165,7 +165,7 @@ def test_kwargs_alone_take_the_whole_object() -> None:
 
     made = Task(task)
     assert run(made, b'{"class": 1, "two words": [2]}') == {"class": 1, "two words": [2]}
-    with pytest.raises(Misfit, match="expected object, got array"):
+    with pytest.raises(Misfit, match="expected an object, got a list"):
         made.decode(b"[]")
 
 
@@ -250,13 +250,13 @@ def test_functions_that_cannot_be_tasks_are_refused_at_once(function: Callable[.
 
 
 OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
-    "name": ({"name": "two words"}, "not 'two words'"),
-    "queue": ({"queue": ""}, "a queue is named"),
-    "priority": ({"priority": 10}, "priority is 0 to 9, not 10"),
-    "timeout": ({"timeout": 0}, "option 'timeout': expected float > 0.0"),
-    "retries": ({"max_retries": -1}, "option 'max_retries'"),
-    "strategy": ({"retry_strategy": "slow"}, "option 'retry_strategy'"),
-    "misspelt": ({"max_retry": 3}, "there is no option 'max_retry'; did you mean 'max_retries'?"),
+    "name": ({"name": "two words"}, "'two words' is not a name; use letters"),
+    "queue": ({"queue": ""}, "queue: '' is not a name"),
+    "priority": ({"priority": 10}, "priority: expected a whole number of at most 9, got 10."),
+    "timeout": ({"timeout": 0}, "timeout: expected a number above 0, got 0."),
+    "retries": ({"max_retries": -1}, "max_retries: expected a whole number of at least 0"),
+    "strategy": ({"retry_strategy": "slow"}, "retry_strategy: 'slow' is not one of fixed, linear, exponential."),
+    "misspelt": ({"max_retry": 3}, "option 'max_retry' is not known; did you mean 'max_retries'?"),
     "unheard of": ({"zzz": 3}, "possible are name, queue"),
 }
 

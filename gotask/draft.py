@@ -1,0 +1,84 @@
+"""A job as Python code asks for it, on its way to the store: its fields looked at, its payload as JSON, many at a time."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from itertools import islice
+from typing import Any, Final, TypeVar
+
+import msgspec
+from msgspec import Raw
+
+from gotask import payload, sentences
+from gotask.errors import GotaskError, InvalidInput
+from gotask.model import NewJob
+
+T = TypeVar("T")
+CHUNK: Final = 1000  #: jobs stored at once: what a store takes in one go without delaying others
+
+
+def encoded(value: object, *, typed_keys: bool = False) -> bytes:
+    """A payload, or bytes that are one already, as JSON that a task can take. Raises InvalidInput or TooLarge."""
+    try:
+        raw = bytes(value) if isinstance(value, (bytes, Raw)) else payload.encode(value, typed_keys=typed_keys)
+        if type(value) is not dict:
+            payload.check_object(raw)
+    except GotaskError as error:
+        raise type(error)(f"payload: {error}") from None
+    return raw
+
+
+def with_payload(template: NewJob, raw: bytes) -> NewJob:
+    job: NewJob = template.__copy__()  # type: ignore[attr-defined]  # every Struct has it; copy.copy takes thrice as long
+    job.payload = Raw(raw)
+    return job
+
+
+def check_names(given: Mapping[str, Any], possible: Iterable[str], noun: str) -> None:
+    """Refuse a misspelt name before anything else is said: what it was meant for would seem to be missing."""
+    for name in given.keys() - set(possible):
+        raise InvalidInput(sentences.begun(sentences.unknown(str(name), possible, noun)))
+
+
+@lru_cache(1024)  # checking a job costs more than all the rest of making it, and jobs of a batch differ little
+def template(fields: tuple[tuple[str, Any], ...]) -> NewJob:
+    return checked(dict(fields))
+
+
+def checked(fields: Mapping[str, Any]) -> NewJob:
+    """A job of these fields, without its payload. Raises InvalidInput naming the field."""
+    given = sentences.seconds(fields)
+    try:
+        job = msgspec.convert(given, NewJob)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(sentences.begun(sentences.sentence(error, NewJob, given))) from None
+    check_times(job)
+    if job.metadata:
+        try:
+            payload.encode(job.metadata)  # a NaN in it would become null
+        except InvalidInput as error:
+            raise InvalidInput(f"metadata: {error}") from None
+    return job
+
+
+def check_times(job: NewJob) -> None:
+    if job.delay is not None and job.scheduled_at is not None:
+        raise InvalidInput("delay: a job has either a delay or scheduled_at, not both.")
+
+
+def chunks(items: Iterable[T]) -> Iterator[tuple[int, list[T]]]:
+    """(index of the first, items), a thousand at a time, without asking for more than are about to be stored."""
+    rest, start = iter(items), 0
+    while chunk := list(islice(rest, CHUNK)):
+        yield start, chunk
+        start += len(chunk)
+
+
+def each(start: int, chunk: Sequence[T], make: Callable[[T], NewJob]) -> list[NewJob]:
+    """The job of each item; what is wrong with one is told with its index."""
+    jobs: list[NewJob] = []
+    try:
+        for item in chunk:
+            jobs.append(make(item))
+    except GotaskError as error:
+        raise type(error)(f"Item {start + len(jobs)}: {error}") from None
+    return jobs
