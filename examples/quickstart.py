@@ -6,7 +6,7 @@ python quickstart.py
 
 from gotask import GoTask
 
-app = GoTask()  # keeps jobs in a SQLite file of yours; GoTask("redis://localhost:6379") would be a server's
+app = GoTask()  # keeps jobs in a SQLite file of yours; GoTask("http://localhost:8080") would hand them to a server
 
 
 @app.task(max_retries=5, retry_delay=2, timeout=30)

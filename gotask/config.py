@@ -44,9 +44,11 @@ UNITS: Final = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 S = TypeVar("S", bound=Settings)
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {close[0]}?" if close else "."
+def did_you_mean(word: str, known: Iterable[str], prefix: str = "", otherwise: str = ".") -> str:
+    """The end of a sentence about an unknown word. What all words share in front makes none of them likelier."""
+    rests = [one.removeprefix(prefix) for one in known]
+    close = difflib.get_close_matches(word.removeprefix(prefix), rests, n=1, cutoff=0.75 if prefix else 0.6)
+    return f"; did you mean {prefix}{close[0]}?" if close else otherwise
 
 
 def parse(setting: Setting, value: Any, where: str) -> Any:
@@ -119,7 +121,8 @@ def from_environment(environ: Mapping[str, str]) -> Given:
             except OSError as e:
                 raise InvalidInput(f"{variable} names {text}, which cannot be read: {e.strerror}.") from None
         elif variable.startswith(PREFIX) and not foreign(variable, text):
-            raise InvalidInput(f"There is no setting {variable}{did_you_mean(variable, [*every, *files, *ELSEWHERE])}")
+            hint = did_you_mean(variable, [*every, *files, *ELSEWHERE], PREFIX, "; unset it, or see `gotask up --help`.")
+            raise InvalidInput(f"There is no setting {variable}{hint}")
     return found
 
 

@@ -117,6 +117,7 @@ SCHEMES: Final[dict[str, str]] = {
     "sqlite": "gotask.backends.sqlite:open",
 }
 ENTRY_POINT: Final = "gotask.backends"
+LATER: Final = ("redis", "rediss", "postgres", "postgresql")
 
 
 def open(url: str) -> Backend:
@@ -131,7 +132,8 @@ def open(url: str) -> Backend:
         target = found.get(scheme)
     if target is None:
         known = ", ".join(sorted(SCHEMES))
-        raise NotConfigured(f"There is no storage called {scheme!r}; this installation has: {known}.")
+        later = " Redis and PostgreSQL come with a later version." if scheme in LATER else ""
+        raise NotConfigured(f"There is no storage called {scheme!r}; this installation has: {known}.{later}")
     module, _, function = target.partition(":")
     backend: Backend = getattr(import_module(module), function)(url)
     return backend

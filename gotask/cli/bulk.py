@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from gotask.service import Service
 
 PAGE: Final = 500  #: jobs fetched at once
+EXAMPLE_ID: Final = "0198c0de-7a1b-7c3d-8e5f-0123456789ab"
 SHOWN: Final = 5  #: refusals that are told one by one
 
 
@@ -34,7 +35,7 @@ DEEDS: Final = {
 
 def add(noun: Any) -> None:
     for name, deed in DEEDS.items():
-        example = f"gotask job {name} 0198c0de\ngotask job {name} --filter status=FAILED --filter queue=mail --dry-run"
+        example = f"gotask job {name} {EXAMPLE_ID}\ngotask job {name} --filter status=failed --filter queue=mail --dry-run"
         parser = flags.command(noun, name, run, deed.about, example)
         parser.set_defaults(deed=name)
         parser.add_argument("ids", metavar="ID", nargs="*")
@@ -81,7 +82,7 @@ def parse_filter(texts: list[str]) -> Filter:
     for name in values:
         if name not in known:
             raise InvalidInput(f"--filter knows no {name!r}{did_you_mean(name, known)}")
-    return flags.struct(Filter, {**values, "limit": PAGE})
+    return flags.struct(Filter, {**values, "status": flags.state(values.get("status")), "limit": PAGE})
 
 
 def found(service: "Service", wanted: Filter) -> Iterator[str]:

@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final, Literal, NamedTuple
 
 from gotask import __version__, backends, log
-from gotask.cli import exits, flags, output
+from gotask.backends.home import sqlite_home
+from gotask.cli import exits, flags, output, store, up
 from gotask.errors import GotaskError
 from gotask.settings import ClientSettings, ServerSettings, WorkerSettings, cpu_count
 
 SQLITE_LEAST: Final = (3, 51, 3)  #: older libraries can corrupt a database when its WAL is reset
 SHM_LEAST: Final = 64 * 2**20  #: bytes; a node's segment and a memory store want about this
+DISK_LEAST: Final = 64 * 2**20  #: bytes; the log of an embedded store alone may take a third of it
 HEALTH_S: Final = 5.0  #: seconds a health check may take
 
 Verdict = Literal["ok", "warn", "bad"]
@@ -39,7 +41,7 @@ def add(sub: Any) -> None:
     )
     flags.reading(parser)
     about = "Bring the storage's schema up to date; servers and workers do so too when they start."
-    flags.command(sub, "migrate", migrate, about, "gotask migrate -storage=sqlite:///var/lib/gotask/jobs.db")
+    flags.command(sub, "migrate", migrate, about, "gotask migrate -storage=sqlite:////var/lib/gotask/jobs.db")
     parser = flags.command(
         sub,
         "health",
@@ -50,6 +52,7 @@ def add(sub: Any) -> None:
         WorkerSettings,
     )
     parser.add_argument("--worker", action="store_true", help="ask the node instead of the server")
+    flags.reading(parser)
 
 
 def doctor(args: argparse.Namespace) -> int:
@@ -57,6 +60,7 @@ def doctor(args: argparse.Namespace) -> int:
     checks: list[Callable[[], Iterator[Finding]]] = [
         program,
         lambda: storage(server.url),
+        lambda: disk(server.url),
         sqlite,
         extension,
         shared_memory,
@@ -79,14 +83,27 @@ def program() -> Iterator[Finding]:
 def storage(url: str) -> Iterator[Finding]:
     shown = log.scrub(url)
     try:
-        backend = backends.open(url)
-        try:
-            backend.counts()
-            yield Finding("storage", "ok", f"{shown}: {backend.promise}")
-        finally:
-            backend.close()
+        yield Finding("storage", "ok", f"{shown}: {store.tried(url)}")
     except GotaskError as e:
         yield Finding("storage", "bad", f"{shown}: {log.scrub(str(e))}")
+
+
+def disk(url: str) -> Iterator[Finding]:
+    """Room where an embedded store keeps its file; that of `memory` is /dev/shm, which is looked at anyway."""
+    if url.partition(":")[0] != "sqlite":
+        return
+    try:
+        folder = os.path.dirname(sqlite_home(url).path)
+        found = os.statvfs(folder)
+    except (GotaskError, OSError):
+        return  # told as the storage's
+    room = found.f_bavail * found.f_frsize
+    if found.f_flag & os.ST_RDONLY:
+        yield Finding("disk", "bad", f"{folder} is read-only: name a storage on a disk that can be written")
+        return
+    enough = room >= DISK_LEAST
+    least = "" if enough else f": less than {DISK_LEAST >> 20} MiB, so free some space before jobs are refused"
+    yield Finding("disk", "ok" if enough else "warn", f"{room >> 20} MiB free in {folder}{least}")
 
 
 def sqlite() -> Iterator[Finding]:
@@ -153,16 +170,22 @@ def health(args: argparse.Namespace) -> int:
     else:
         server = flags.settings(ServerSettings, args)
         address, port = server.http_addr, server.http_port
-    # a server that listens everywhere is asked at home
-    address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)
+    address = up.local(address)
     connection = http.client.HTTPConnection(address, port, timeout=HEALTH_S)
     try:
         connection.request("GET", "/readyz")
         answer = connection.getresponse()
         body = answer.read(300).decode(errors="replace")
     except (OSError, http.client.HTTPException) as e:
+        if args.json:
+            output.as_json({"address": address, "port": port, "ready": False, "status": None, "body": str(e)})
+            return exits.FAILED
         return exits.failed(f"Nothing answers at {address}:{port} ({e}).", exits.FAILED)
     finally:
         connection.close()
-    output.say(f"{address}:{port} answers {answer.status}: {body.strip()}")
-    return exits.OK if answer.status < 400 else exits.FAILED
+    ready = answer.status < 400
+    if args.json:
+        output.as_json({"address": address, "port": port, "ready": ready, "status": answer.status, "body": body.strip()})
+    else:
+        output.say(f"{address}:{port} answers {answer.status}: {body.strip()}")
+    return exits.OK if ready else exits.FAILED

@@ -1,7 +1,9 @@
 """The command line, made from the settings and nouns: nothing is typed twice. Flags work as -storage=x and --storage x."""
 
 import argparse
+import difflib
 import re
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any, Final, NoReturn, TypeVar
 
@@ -13,9 +15,11 @@ from gotask.config import did_you_mean, load
 from gotask.errors import InvalidInput
 from gotask.log import clean
 from gotask.settings import ClientSettings, Setting, Settings, settings_of
+from gotask.states import State
 
 SETTING: Final = "setting."  #: before a setting's name in the namespace, where a command's own options also live
 GROUP: Final = "settings"  #: title of their part of the help
+SURE: Final = 0.8  #: how alike a word must be to a flag to be a misspelt one, and not a short flag with its value
 T = TypeVar("T", bound=Struct)
 S = TypeVar("S", bound=Settings)
 Run = Callable[[argparse.Namespace], int]
@@ -39,12 +43,37 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         # judged here and not at the top, since only the command's own parser knows which flags it has
-        known, rest = super().parse_known_args(args, namespace)
+        words = sys.argv[1:] if args is None else list(args)
+        self.refuse_misspelt(words)
+        known, rest = super().parse_known_args(words, namespace)
         if rest:
-            word = str(rest[0]).split("=")[0]
-            thing = "flag" if word.startswith("-") else "argument here,"
-            self.error(f"There is no {thing} {word}{did_you_mean(word, self._option_string_actions)}")
+            self.unknown(str(rest[0]))
         return known, []
+
+    def unknown(self, word: str) -> NoReturn:
+        word = word.split("=")[0]
+        thing = "flag" if word.startswith("-") else "argument here,"
+        self.error(f"There is no {thing} {word}{did_you_mean(word, self._option_string_actions)}")
+
+    def refuse_misspelt(self, words: list[str]) -> None:
+        """Stop at a misspelt `-http-prt`, which argparse would take for -h with more letters behind it."""
+        commands = {name for action in self._subparsers_actions() for name in action.choices}
+        for word in words:
+            if word == "--" or word in commands:
+                return
+            name = word.split("=")[0]
+            short = self._option_string_actions.get(word[:2])
+            if len(name) < 3 or word[1] == "-" or short is None or name in self._option_string_actions:
+                continue
+            letters = {letter for letter in name[1:] if f"-{letter}" in self._option_string_actions}
+            meant = short.nargs != 0 or letters == set(name[1:])  # `-c4`, or `-yh`: several in one
+            longer = [flag for flag in self._option_string_actions if len(flag) > 2]
+            likely = word[1].islower() and difflib.get_close_matches(name, longer, 1, SURE)
+            if not meant or likely:
+                self.unknown(word)
+
+    def _subparsers_actions(self) -> "list[argparse._SubParsersAction[Any]]":
+        return [action for action in self._actions if isinstance(action, argparse._SubParsersAction)]
 
     def format_help(self) -> str:
         """As argparse does it, but for the usage line, which leaves the settings out: they would fill the screen."""
@@ -86,6 +115,11 @@ def nouns(parser: Parser) -> Any:
 
 def reading(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+
+
+def supervised(parser: argparse.ArgumentParser) -> None:
+    """The flag by which `gotask up` tells its children that it has looked at all that they would look at first."""
+    parser.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)
 
 
 def settings_flags(parser: argparse.ArgumentParser, *kinds: type[Settings]) -> None:
@@ -133,6 +167,16 @@ def struct_flags(parser: argparse.ArgumentParser, kind: type[Struct], helps: dic
         parser.add_argument(
             "--" + name.replace("_", "-"), dest=name, metavar=name.rpartition("_")[2].upper(), help=text.replace("%", "%%")
         )
+
+
+def state(text: str | None) -> State | None:
+    """A job's state as typed, in any case. Raises InvalidInput that lists them."""
+    if text is None:
+        return None
+    try:
+        return State(text.upper())
+    except ValueError:
+        raise InvalidInput(f"There is no status {text!r}; it is one of: {', '.join(State)}.") from None
 
 
 def struct(kind: type[T], values: dict[str, Any]) -> T:

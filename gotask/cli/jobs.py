@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from gotask import clock
-from gotask.cli import bulk, exits, flags, output, store
+from gotask.cli import bulk, exits, flags, output, served, store
+from gotask.cli.bulk import EXAMPLE_ID
 from gotask.errors import InvalidInput
 from gotask.model import Filter, Job, NewJob
 from gotask.states import FINISHED, State
@@ -31,13 +32,20 @@ SUBMIT: Final = {
 }
 LIST: Final = {
     "queue": "only of this queue",
-    "status": "only in this state, such as PENDING, RUNNING or FAILED",
+    "status": "only in this state, such as pending, running or failed",
     "type": "only of this type",
     "worker_id": "only those this node has or had",
     "limit": "rows [50]",
     "cursor": "go on where a page before ended",
 }
 COLUMNS: Final = ("id", "type", "queue", "status", "created_at", "completed_at", "reason")
+SPARE: Final = (
+    "completed",
+    "created",
+    "queue",
+    "reason",
+    "type",
+)  #: columns that a narrow terminal does without, in this order
 POLL_S: Final = 30.0  #: seconds of one long poll; a proxy cuts longer ones
 
 
@@ -45,17 +53,16 @@ def add(sub: Any) -> None:
     about = "Submit jobs, look at them, wait for them and end them."
     noun = flags.nouns(flags.command(sub, "job", None, about, 'gotask job submit echo --payload \'{"message": "hi"}\' --wait'))
     add_submit(noun)
-    parser = flags.command(noun, "show", show, "Show a job in full.", "gotask job show 0198c0de")
+    parser = flags.command(noun, "show", show, "Show a job in full.", f"gotask job show {EXAMPLE_ID}")
     parser.add_argument("id", metavar="ID")
     flags.reading(parser)
     parser = flags.command(
-        noun, "list", list_, "List jobs, newest first.", "gotask job list --status FAILED\ngotask job list --queue mail --json"
+        noun, "list", list_, "List jobs, newest first.", "gotask job list --status failed\ngotask job list --queue mail --json"
     )
     flags.struct_flags(parser, Filter, LIST)
     flags.reading(parser)
-    parser = flags.command(
-        noun, "wait", wait, "Wait for jobs to end; fails if one did not end well.", "gotask job wait 0198c0de --wait-timeout 60"
-    )
+    about = "Wait for jobs to end; fails if one did not end well."
+    parser = flags.command(noun, "wait", wait, about, f"gotask job wait {EXAMPLE_ID} --wait-timeout 60")
     parser.add_argument("ids", metavar="ID", nargs="+")
     patience(parser)
     flags.reading(parser)
@@ -89,6 +96,7 @@ def submit(args: argparse.Namespace) -> int:
         if not args.wait:
             output.as_json(made) if args.json else output.say(made.id)
             return exits.OK
+        warn(service, [made])
         ended = until_ended(service, [made.id], args.wait_timeout)[0]
     print_job(ended, args.json)
     return verdict([ended])
@@ -108,19 +116,23 @@ def read(text: str) -> bytes:
 
 def show(args: argparse.Namespace) -> int:
     with store.connected(args) as service:
-        print_job(service.get_job(args.id), args.json)
+        job = service.get_job(args.id)
+        print_job(job, args.json)
+        if not args.json and job.status in served.WAITING and (trouble := served.trouble(job, served.nodes(service))):
+            output.say(trouble)
     return exits.OK
 
 
 def list_(args: argparse.Namespace) -> int:
-    wanted = flags.struct(Filter, {name: getattr(args, name) for name in LIST})
+    wanted = flags.struct(Filter, {name: getattr(args, name) for name in LIST} | {"status": flags.state(args.status)})
     with store.connected(args) as service:
         page = service.list_jobs(wanted)
     if args.json:
         output.as_json(page)
         return exits.OK
     rows = ([getattr(job, column) for column in COLUMNS] for job in page.jobs)
-    output.table([column.removesuffix("_at") for column in COLUMNS], rows, empty="There are no such jobs.")
+    columns = [column.removesuffix("_at") for column in COLUMNS]
+    output.table(columns, rows, empty="There are no such jobs.", spare=SPARE, elastic="reason")
     if page.next_cursor:
         output.say(f"There are more: add --cursor {page.next_cursor}")
     return exits.OK
@@ -128,12 +140,22 @@ def list_(args: argparse.Namespace) -> int:
 
 def wait(args: argparse.Namespace) -> int:
     with store.connected(args) as service:
+        warn(service, [service.get_job(id) for id in args.ids])
         ended = until_ended(service, args.ids, args.wait_timeout)
     if args.json:
         output.as_json({"jobs": ended})
     else:
         output.table(["id", "status", "error"], ([job.id, job.status, first_line(job.error)] for job in ended))
     return verdict(ended)
+
+
+def warn(service: "Service", jobs: list[Job]) -> None:
+    """Say why a wait may be in vain, each reason once."""
+    waiting = [job for job in jobs if job.status in served.WAITING]
+    found = served.nodes(service) if waiting else None
+    for trouble in dict.fromkeys(served.trouble(job, found) for job in waiting):
+        if trouble:
+            exits.say(trouble)
 
 
 def until_ended(service: "Service", ids: list[str], timeout: float | None) -> list[Job]:

@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from gotask import clock
+from gotask.cli import exits
 from gotask.log import CONTROL, clean
 
 if TYPE_CHECKING:  # imported where something is drawn: most commands print a line, and should not wait for it
     from rich.console import Console
     from rich.progress import Progress
+    from rich.table import Table
 
 WIDE: Final = 10_000  #: columns when nobody looks: a program that reads the output wants whole lines
+GAP: Final = 2  #: blanks between two columns of a table
+ELASTIC: Final = 12  #: columns that a cell of free text is left at least, before a whole column has to go
 #: seconds per unit, for ages that a person reads
 AGES: Final = ((86_400.0, "d"), (3_600.0, "h"), (60.0, "min"), (1.0, "s"))
 COLOURS: Final = {
@@ -68,23 +72,67 @@ def age(moment: datetime) -> str:
     return f"{count} ago" if seconds >= 0 else f"in {count}"
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str = "Nothing to show.") -> None:
-    """A table with one line per row; `empty` is said instead if there is none."""
+def table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    *,
+    empty: str = "Nothing to show.",
+    spare: Sequence[str] = (),
+    elastic: str = "",
+) -> None:
+    """A table with one line per row; `empty` is said instead if there is none.
+
+    Where a terminal is too narrow, the cells of `elastic` are cut short, then columns of `spare` go, the first first.
+    """
     from rich.table import Table
     from rich.text import Text
 
-    found = list(rows)
+    given = list(rows)
+    found = [[clean(text(value)) for value in row] for row in given]
     if not found:
         say(empty)
         return
-    drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for number, column in enumerate(columns):
-        right = all(isinstance(row[number], int | float) and not isinstance(row[number], bool) for row in found)
-        whole = number == 0  # an id is there to be copied
-        drawn.add_column(Text(column), justify="right" if right else "left", no_wrap=whole)
+    widths = [max(map(len, column)) for column in zip(columns, *found, strict=True)]
+    shown = fitting(columns, widths, spare, elastic, console().width)
+    drawn = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
+    for number in shown:
+        right = all(isinstance(row[number], int | float) and not isinstance(row[number], bool) for row in given)
+        whole = bool(elastic or spare) or number == 0  # an id is there to be copied
+        drawn.add_column(
+            Text(columns[number]),
+            justify="right" if right else "left",
+            no_wrap=whole,
+            max_width=widths[number],
+            overflow="ellipsis",
+        )
     for row in found:
-        drawn.add_row(*(Text(clean(word), style=COLOURS.get(word, "")) for word in map(text, row)))
-    console().print(drawn)
+        drawn.add_row(*(Text(row[number], style=COLOURS.get(row[number], "")) for number in shown))
+    draw(drawn)
+
+
+def fitting(columns: Sequence[str], widths: list[int], spare: Sequence[str], elastic: str, room: int) -> list[int]:
+    """The numbers of the columns that fit into `room`; `widths` is told how narrow the elastic one has to be."""
+    shown = list(range(len(columns)))
+    gone = list(spare)
+    while True:
+        need = sum(widths[number] for number in shown) + GAP * (len(shown) - 1)
+        stretch = next((number for number in shown if columns[number] == elastic), None)
+        give = max(0, widths[stretch] - max(ELASTIC, len(elastic))) if stretch is not None else 0
+        if need - give <= room or not gone:
+            if stretch is not None and need > room:
+                widths[stretch] -= min(give, need - room)
+            return shown
+        shown.remove(columns.index(gone.pop(0)))
+
+
+def draw(table: "Table") -> None:
+    """Print a table: coloured on a terminal; else without the blanks that fill it up."""
+    here = console()
+    with exits.writing():
+        with here.capture() as captured:
+            here.print(table)
+        lines = captured.get().splitlines()
+        sys.stdout.write("".join(f"{line if here.is_terminal else line.rstrip()}\n" for line in lines))
 
 
 def sheet(pairs: Iterable[tuple[str, Any]]) -> None:
@@ -100,7 +148,7 @@ def sheet(pairs: Iterable[tuple[str, Any]]) -> None:
         if word:
             lines = "\n".join(clean(line) for line in word.splitlines())
             drawn.add_row(Text(name), Text(lines, style=COLOURS.get(word, "")))
-    console().print(drawn)
+    draw(drawn)
 
 
 def as_json(value: Any) -> None:
@@ -112,11 +160,13 @@ def as_json(value: Any) -> None:
     if sys.stdout.isatty():
         lines = (CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", line) for line in shown.split("\n"))
         shown = "\n".join(lines)
-    sys.stdout.write(shown + "\n")
+    with exits.writing():
+        sys.stdout.write(shown + "\n")
 
 
 def say(sentence: str) -> None:
-    print("\n".join(clean(line) for line in sentence.split("\n")))
+    with exits.writing():
+        print("\n".join(clean(line) for line in sentence.split("\n")))
 
 
 def confirmed(question: str, yes: bool) -> bool:
@@ -125,5 +175,9 @@ def confirmed(question: str, yes: bool) -> bool:
         return True
     if not sys.stdin.isatty():
         return False
-    answer = input(f"{clean(question)} [y/N] ")
+    try:
+        answer = input(f"{clean(question)} [y/N] ")
+    except EOFError:  # Ctrl-D
+        say("")
+        return False
     return bool(re.fullmatch(r"y(es)?", answer.strip(), re.IGNORECASE))

@@ -6,7 +6,7 @@ from typing import Any, Final
 import msgspec
 
 from gotask.calls import QueueChange
-from gotask.cli import exits, flags, output, store
+from gotask.cli import exits, flags, output, served, store
 from gotask.model import Queue
 
 SETTINGS: Final = {
@@ -61,11 +61,21 @@ def add(sub: Any) -> None:
 def list_(args: argparse.Namespace) -> int:
     with store.connected(args) as service:
         answer = service.list_queues()
+        nodes = None if args.json else served.nodes(service)
     if args.json:
         output.as_json(answer)
         return exits.OK
     columns = ("name", "paused", "priority", "weight", "max_workers", "rate_limit", "dead_letter_queue")
-    output.table(columns, ([getattr(queue, column) for column in columns] for queue in answer.queues))
+    rows = [[getattr(queue, column) for column in columns] for queue in answer.queues]
+    if nodes is None:
+        output.table(columns, rows)
+        return exits.OK
+    for row, queue in zip(rows, answer.queues, strict=True):
+        row.insert(1, sum(queue.name in node.queues for node in nodes))
+    output.table(["name", "nodes", *columns[1:]], rows, spare=("dead_letter_queue", "rate_limit", "max_workers", "weight"))
+    for queue in answer.queues:
+        if not any(queue.name in node.queues for node in nodes):
+            output.say(f"No worker serves queue {queue.name!r}.")
     return exits.OK
 
 

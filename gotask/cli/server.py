@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import logging
 import socket
 import sys
 import time
@@ -16,11 +17,12 @@ from gotask.settings import ServerSettings
 ABOUT: Final = "Serve the REST API of a storage; any number of servers and workers may share one."
 EXAMPLE: Final = """
 gotask-server
-gotask-server -storage=sqlite:///var/lib/gotask/jobs.db -http-port=8000
+gotask-server -storage=sqlite:////var/lib/gotask/jobs.db -http-port=8000
 GOTASK_API_KEYS=secret gotask-server -http-addr=0.0.0.0
 """
 #: seconds to wait for a port: a server that was just replaced may still be closing it
 PATIENCE_S: Final = 3.0
+PROMISE: Final = "Once enqueue has answered"  #: how each storage's promise begins
 
 
 def run(args: argparse.Namespace) -> int:
@@ -28,7 +30,10 @@ def run(args: argparse.Namespace) -> int:
     log.configure(settings.log_level, settings.log_format)
     free_port(settings.http_addr, settings.http_port, "-http-port")
     free_port(settings.http_addr, settings.metrics_port, "-metrics-port")
-    store.promise(settings.url)
+    if getattr(args, "supervised", False):  # then the promise is shown by who started this, for the whole tree
+        logging.getLogger("gotask.server").addFilter(lambda record: not record.getMessage().startswith(PROMISE))
+    else:
+        store.usable(settings.url)
     try:
         from gotask.api import wsgi
     except ModuleNotFoundError as e:
@@ -64,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="gotask-server", description=ABOUT, epilog=f"examples:{EXAMPLE.replace(chr(10), chr(10) + '  ')}"
     )
     parser.add_argument("--version", action="version", version=f"gotask {__version__}")
+    flags.supervised(parser)
     flags.settings_flags(parser, ServerSettings)
     return exits.guard(lambda: run(parser.parse_args(argv)))
 

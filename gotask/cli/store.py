@@ -1,29 +1,45 @@
 """What the commands talk to: a storage, through the service, or a server, through the client. Both offer the same calls."""
 
 import argparse
+import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from gotask import backends
 from gotask.cli import flags
-from gotask.errors import BackendDown
+from gotask.errors import BackendDown, NotConfigured
+from gotask.model import Worker
 from gotask.settings import ClientSettings
 
 if TYPE_CHECKING:
     from gotask.service import Service
 
+PROBE: Final = "gotask.probe"  #: name of the record that is written and dropped to try a storage; no node is called so
 
-def promise(url: str) -> str:
-    """What the storage promises. Asked before a program starts, so that a wrong one is said once, and not by each process."""
+
+def tried(url: str) -> str:
+    """What the storage promises, once it has taken a write, since one that is full or read-only may well be read.
+
+    Raises GotaskError with the reason.
+    """
+    backend = backends.open(url)
     try:
-        backend = backends.open(url)
-    except BackendDown as e:
-        return f"does not answer yet ({e})"
-    try:
+        probe = Worker(name=f"{PROBE}-{socket.gethostname()[:64]}-{os.getpid()}")
+        backend.put(probe)
+        backend.drop(Worker, probe.name)
         return backend.promise
     finally:
         backend.close()
+
+
+def usable(url: str) -> str:
+    """`tried`, before a program starts: a storage that takes no write is said once, and not by each process for ever."""
+    try:
+        return tried(url)
+    except BackendDown as e:
+        raise NotConfigured(str(e)) from e
 
 
 @contextmanager

@@ -26,6 +26,7 @@ NOW_S: Final = 3.0  #: seconds between the second signal and SIGKILL
 PR_SET_PDEATHSIG: Final = 1
 WATCHED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 FATAL: Final = (exits.USAGE, exits.CONFIG)  #: exit codes that say: the same again would end the same
+DEATHS: Final = 5  #: ends of one child in a row, each before it had settled, after which that is told
 
 
 @dataclass
@@ -40,6 +41,7 @@ class Child:
     started: float = 0.0
     delay: float = FIRST_DELAY_S
     due: float = 0.0  # when to start it, by clock.monotonic
+    deaths: int = 0  # in a row, each before it had settled
 
     def start(self) -> None:
         parent = os.getpid()
@@ -57,7 +59,9 @@ class Child:
         if not self.leave_rest:
             self.signal(signal.SIGKILL, group=True)
         self.process = None
-        self.delay = FIRST_DELAY_S if now - self.started > SETTLED_S else min(self.delay * 2, LAST_DELAY_S)
+        settled = now - self.started > SETTLED_S
+        self.deaths = 1 if settled else self.deaths + 1
+        self.delay = FIRST_DELAY_S if settled else min(self.delay * 2, LAST_DELAY_S)
         self.due = now + self.delay
 
 
@@ -81,17 +85,17 @@ class Supervisor:
     stops: int = field(default=0, init=False)
     code: int = field(default=exits.OK, init=False)
     kill_at: float = field(default=float("inf"), init=False)
+    announced: bool = field(default=False, init=False)  # all children were ready once
 
     def run(self) -> int:
         signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
-        announced = False
         while not self.stops or any(child.process for child in self.children):
             now = clock.monotonic()
             self.start_due(now)
             self.kill_late(now)
-            announced = announced or self.stops > 0 or self.ready()
+            self.announced = self.announced or (self.stops == 0 and self.ready())
             waits = [child.due - now for child in self.children if child.process is None and not self.stops]
-            deadline = min([*waits, self.kill_at - now, 1.0 if announced else 0.1])
+            deadline = min([*waits, self.kill_at - now, 1.0 if self.announced or self.stops else 0.1])
             info = signal.sigtimedwait(WATCHED, max(0.0, deadline))
             if info is not None and info.si_signo != signal.SIGCHLD:
                 self.told(info.si_signo)
@@ -148,7 +152,15 @@ class Supervisor:
             self.stop(exits.OK)
         else:
             how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
+            if child.deaths >= DEATHS and not self.announced:
+                exits.say(
+                    f"The {child.name} ended {child.deaths} times before it was ready (see above): mend that, then start again."
+                )
+                self.stop(exits.FAILED)
+                return
             LOG.warning("the %s ended %s; starting it again in %.2g s", child.name, how, child.delay)
+            if child.deaths == DEATHS:
+                exits.say(f"The {child.name} has ended {child.deaths} times in a row: see above why, or stop all with Ctrl-C.")
 
 
 def python(module: str, *arguments: str) -> list[str]:

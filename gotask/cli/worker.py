@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from gotask import __version__, log
-from gotask.cli import exits, flags, server, store
-from gotask.errors import InvalidInput, NotConfigured
+from gotask.cli import appcheck, exits, flags, server, store
+from gotask.errors import NotConfigured
 from gotask.settings import DEFAULT, WorkerSettings
 
 ABOUT: Final = "Run jobs: as many at once as -concurrency says, over several processes. Needs Linux."
@@ -17,6 +17,7 @@ gotask-worker -A shop.tasks:app
 gotask-worker -A shop.tasks:app -Q mail,reports -c 16 --max-memory 512M
 gotask-worker -A shop.tasks:app --burst
 """
+ECHO: Final = appcheck.Sample("echo", "default", {"message": "Hello, GoTask!"})  #: of the tasks of a node without an app
 POOL: Final = "There is no pool to choose: a `def` task runs in a process or thread, an `async def` task on its event loop."
 
 
@@ -25,29 +26,33 @@ def run(args: argparse.Namespace) -> int:
     log.configure(settings.log_level, settings.log_format)
     if settings.origin("health_port") != DEFAULT:  # a second node with the default does without, and says so
         server.free_port(settings.health_addr, settings.health_port, "-health-port")
-    if settings.app:
-        app_exists(settings.app)
+    if not getattr(args, "supervised", False):
+        able()
+        store.usable(settings.url)
+        load(settings)
+    from gotask.node import launch
+
+    code = launch.run(settings)
+    return exits.USAGE if code == exits.CONFIG else code
+
+
+def able() -> None:
+    """Raise NotConfigured where no worker can run."""
     if not sys.platform.startswith("linux"):
         raise NotConfigured("A worker needs Linux; producers and the server run anywhere.")
     if importlib.util.find_spec("gotask._core.ring") is None:
         raise NotConfigured("GoTask's extension is not built, and a worker needs it: run `make build`, or install a wheel.")
-    store.promise(settings.url)
-    from gotask.node import launch
-
-    return launch.run(settings)
 
 
-def app_exists(name: str) -> None:
-    """Raise InvalidInput unless `name` is module:variable and its outermost package is there. Workers import it, not this."""
-    module, colon, variable = name.partition(":")
-    if not (colon and module and variable.isidentifier()):
-        raise InvalidInput(f"-app is {name!r}; it takes module:variable, such as shop.tasks:app.")
+def load(settings: WorkerSettings) -> appcheck.Sample | None:
+    """See that the app can be imported; a job of it to try. Raises NotConfigured."""
     # a console script has its own folder first in sys.path, where `python -m` has the current one
     if "" not in sys.path:
         sys.path.insert(0, "")
-    package = module.partition(".")[0]
-    if importlib.util.find_spec(package) is None:
-        raise InvalidInput(f"There is no module {package!r} for -app {name}: run gotask-worker in the folder that holds it.")
+    if not settings.app:
+        return ECHO
+    appcheck.named(settings.app)
+    return appcheck.check(settings.app)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"gotask {__version__}")
     parser.add_argument("-P", "--pool", metavar="POOL", help=argparse.SUPPRESS)
+    flags.supervised(parser)
     flags.settings_flags(parser, WorkerSettings)
 
     def start() -> int:

@@ -23,7 +23,9 @@ def list_(args: argparse.Namespace) -> int:
     if args.json:
         output.as_json(answer)
         return exits.OK
-    columns = ("name", "host", "pid", "slots", "processes", "queues", "started_at", "seen_at")
+    columns = ("name", "host", "pid", "slots", "processes", "queues", "types", "started_at", "seen_at")
     rows = ([getattr(worker, column) for column in columns] for worker in answer.workers)
-    output.table([column.removesuffix("_at") for column in columns], rows, empty="No node has reported yet.")
+    shown = ["tasks" if column == "types" else column.removesuffix("_at") for column in columns]
+    spare = ("started", "pid", "processes", "host")
+    output.table(shown, rows, empty="No node has reported yet.", spare=spare, elastic="tasks")
     return exits.OK

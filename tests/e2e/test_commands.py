@@ -18,13 +18,14 @@ def test_the_life_of_a_job_on_the_command_line(ground: Ground) -> None:
     )
     ground.gotask("job", "submit", "echo", "--payload", '{"message": "ho"}', "--id", "mine", code=1)
     # Then it is listed and shown, for people and for programs
-    assert ground.json("job", "list")["count"] == 1
+    assert ground.json("job", "list")["count"] == ground.json("job", "list", "--status", "pending")["count"] == 1
     table = ground.gotask("job", "list")
     assert table.splitlines()[0].split()[:4] == ["id", "type", "queue", "status"]
     assert table.splitlines()[1].split()[:4] == ["mine", "echo", "default", "PENDING"]
     shown = ground.json("job", "show", "mine")
     assert (shown["payload"], shown["priority"], shown["status"]) == ({"message": "hi"}, 2, "PENDING")
     assert '{"message": "hi"}' in ground.gotask("job", "show", "mine")
+    assert "No worker is running" in ground.gotask("job", "show", "mine")
     # When it is cancelled, put back and deleted
     assert ground.gotask("job", "cancel", "mine").strip() == "1 job is cancelled or asked to stop."
     assert ground.json("job", "show", "mine")["status"] == "CANCELLED"
@@ -78,7 +79,9 @@ def test_queues(ground: Ground) -> None:
     assert (changed["weight"], changed["max_workers"]) == (5, 20)
     ground.gotask("queue", "pause", "mail")
     assert ground.json("queue", "show", "mail")["paused"] is True
-    assert "mail" in ground.gotask("queue", "list")
+    shown = ground.gotask("queue", "list").splitlines()
+    assert "No worker serves queue 'mail'." in shown
+    assert not [line for line in shown if line != line.rstrip()]
     ground.gotask("queue", "resume", "mail")
     ground.gotask("job", "submit", "echo", "--queue", "mail")
     ground.gotask("queue", "delete", "mail", "--yes", code=1)
@@ -97,7 +100,8 @@ def test_where_jobs_are(ground: Ground, storage: str) -> None:
         finding["what"]: finding for finding in json.loads(ground.gotask("doctor", "--json", f"-storage={storage}", code=None))
     }
     assert findings["storage"]["verdict"] == "ok"
-    assert findings["sqlite"]["verdict"] == "ok"
+    assert findings["sqlite"]["verdict"] == findings["disk"]["verdict"] == "ok"
+    assert ground.json("worker", "list", "-storage", storage)["count"] == 0  # what it wrote to try it is gone
 
 
 def test_text_of_others_cannot_drive_the_terminal(ground: Ground) -> None:

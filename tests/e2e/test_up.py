@@ -123,7 +123,11 @@ def test_the_commands_over_http(ground: Ground) -> None:
     ground.gotask("job", "show", "nosuchjob", storage, code=1)
     assert until("the node's report", lambda: ground.json("worker", "list", storage)["count"]) == 1
     ground.gotask("health")
-    ground.gotask("health", "--worker")
+    assert ground.json("health", "--worker")["ready"] is True
+    waits = ground.run("gotask", "job", "submit", "echo", "--queue", "mail", "--wait", "--wait-timeout", "0", storage, code=3)
+    assert "No worker serves queue 'mail'" in waits.stderr
+    waits = ground.run("gotask", "job", "submit", "send", "--wait", "--wait-timeout", "0", storage, code=3)
+    assert "knows the type 'send'" in waits.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
@@ -175,6 +179,8 @@ def test_jobs_that_run_are_let_finish(ground: Ground) -> None:
     # Given a job under way that takes a second
     (ground.folder / "slow.py").write_text(NAP)
     up = ground.up("-A", "slow:app", "-c", "1")
+    # The banner comes when the node is ready, and suggests a job that it can run
+    until("the banner", lambda: """-d '{"type":"nap","payload":{"s":1.5}}'""" in up.output)
     id = ground.gotask("job", "submit", "nap", "--payload", '{"s": 1.5}').strip()
     until("the job to start", lambda: ground.get(f"/api/v1/jobs/{id}")[1]["status"] == "RUNNING")
     # When the tree is asked to stop

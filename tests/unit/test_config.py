@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from gotask import log
-from gotask.cli import flags, gotask
+from gotask.cli import flags, gotask, output
 from gotask.config import ELSEWHERE, load
 from gotask.errors import InvalidInput
 from gotask.settings import KINDS, ClientSettings, ServerSettings, WorkerSettings, cpu_count, settings_of
@@ -71,6 +71,7 @@ def test_every_setting_can_be_given_in_every_way(kind: type[ServerSettings], nam
         ({}, {"GOTASK_HTTP_PORT": "70000"}, "GOTASK_HTTP_PORT is '70000'; it takes a whole number from 1 to 65535."),
         ({"log_format": "xml"}, {}, "-log-format is 'xml'; it takes one of: text, json."),
         ({}, {"GOTASK_STORAG": "x"}, "There is no setting GOTASK_STORAG; did you mean GOTASK_STORAGE?"),
+        ({}, {"GOTASK_FOO": "1"}, "There is no setting GOTASK_FOO; unset it, or see `gotask up --help`."),
         ({"config": "nowhere.toml"}, {}, "The configuration file nowhere.toml cannot be read: No such file or directory."),
         (
             {"http_addr": "0.0.0.0"},
@@ -180,6 +181,14 @@ def test_both_spellings(argv: list[str]) -> None:
             ["up", "--storag", "x"],
             "gotask up: There is no flag --storag; did you mean --storage? Try: gotask up --help\n",
         ),
+        (
+            ["up", "-http-prt=5"],
+            "gotask up: There is no flag -http-prt; did you mean -http-port? Try: gotask up --help\n",
+        ),
+        (
+            ["up", "-concurency=4"],
+            "gotask up: There is no flag -concurency; did you mean -concurrency? Try: gotask up --help\n",
+        ),
         (["job", "show"], "gotask job show: the following arguments are required: ID. Try: gotask job show --help\n"),
         (["up", "-http-port"], "gotask up: -http-port: expected one argument. Try: gotask up --help\n"),
     ],
@@ -189,6 +198,20 @@ def test_a_wrong_command_line_is_one_sentence(argv: list[str], sentence: str, ca
         gotask.build().parse_args(argv)
     assert caught.value.code == 2
     assert capsys.readouterr().err == sentence
+
+
+@pytest.mark.parametrize(
+    ("room", "shown", "reason"),
+    [
+        (200, "id type queue status created reason", 40),
+        (80, "id type queue status created reason", 23),
+        (50, "id type status reason", 13),
+    ],
+)
+def test_a_narrow_terminal_gets_fewer_columns(room: int, shown: str, reason: int) -> None:
+    columns, widths = ["id", "type", "queue", "status", "created", "reason"], [20, 4, 7, 7, 9, 40]
+    found = output.fitting(columns, widths, ("created", "queue"), "reason", room)
+    assert ([columns[number] for number in found], widths[-1]) == (shown.split(), reason)
 
 
 def test_every_command_teaches_by_example() -> None:
