@@ -238,7 +238,7 @@ class GoTask:
     def _new_job(self, given: Mapping[str, Any]) -> NewJob:
         if type(given) is not dict and not isinstance(given, Mapping):
             raise InvalidInput(f"A job is a mapping such as {{'type': 'mail', 'payload': {{}}}}, not {given!r:.100}.")
-        draft.check_names(given, NewJob.__struct_fields__, "field")
+        draft.check_names(given, draft.FIELDS, "field")
         fields = dict(given)
         value, kind = fields.pop("payload", _NOTHING), fields.get("type")
         task = self.tasks.get(kind) if isinstance(kind, str) else None

@@ -13,6 +13,7 @@ from gotask.errors import GotaskError, InvalidInput
 from gotask.model import NewJob
 
 T = TypeVar("T")
+FIELDS: Final = dict.fromkeys(NewJob.__struct_fields__)
 CHUNK: Final = 1000  #: jobs stored at once: what a store takes in one go without delaying others
 
 
@@ -33,10 +34,11 @@ def with_payload(template: NewJob, raw: bytes) -> NewJob:
     return job
 
 
-def check_names(given: Mapping[str, Any], possible: Iterable[str], noun: str) -> None:
+def check_names(given: Mapping[str, Any], possible: Mapping[str, Any], noun: str) -> None:
     """Refuse a misspelt name before anything else is said: what it was meant for would seem to be missing."""
-    for name in given.keys() - set(possible):
-        raise InvalidInput(sentences.begun(sentences.unknown(str(name), possible, noun)))
+    for name in given:
+        if name not in possible:
+            raise InvalidInput(sentences.begun(sentences.unknown(str(name), possible, noun)))
 
 
 @lru_cache(1024)  # checking a job costs more than all the rest of making it, and jobs of a batch differ little
