@@ -135,8 +135,9 @@ def test_a_dispatcher_may_die_at_any_call_to_the_store(after: bool, store: Backe
             # When another one takes over its segment
             second, _ = bench.dispatcher(inf, after)
             assert bench.live(second, done)
-        # Then each job has ended well, has run once, and nothing is left in the segment
+        # Then each job has ended well, has run once, none is held to have crashed, and nothing is left in the segment
         assert done()
+        assert {job.crashes for job in store.get_many(ids) if job is not None} == {0}
         assert sorted(bench.ran) == list(range(JOBS))
         assert bench.segment.check()["free"] == bench.segment.slots
         if survived:
