@@ -64,7 +64,12 @@ def commands() -> str:
         "The settings that every command takes are on [their own page](configuration.md). Every reading command takes",
         "`--json`. Commands talk to a storage (`-storage`), or to a server when that is an `http://` URL.\n",
         "| exit code | meaning |\n|---|---|\n| 0 | done |\n| 1 | failed, refused or not found |",
-        "| 2 | wrong usage or configuration: the same again would end the same |\n| 3 | not finished in the time given |\n",
+        "| 2 | wrong usage or configuration, an app that cannot be imported, a storage that takes no write at the start of a "
+        "server, a worker or `gotask up`: the same again would end the same |",
+        "| 3 | not finished in the time given |",
+        "| 130 | ended by Ctrl-C |\n| 141 | the reader of the output has gone |\n",
+        "An error is one sentence on standard error. Where an app cannot be imported, the lines that led there come first.",
+        "A child that ends 5 times before `gotask up` was ready ends the whole, with 1; later it is started again for ever.\n",
     ]
     for parser in walk(gotask.build()):
         parser._action_groups = [group for group in parser._action_groups if group.title != flags.GROUP]
