@@ -81,9 +81,12 @@ class Dispatcher:
         moved += self._settle()
         self._announce()
         self._beat()
-        self._tick()
+        rung = self._bell.work
+        if not self.draining:
+            moved += self._leaser.lease()
+        moved += self._tick(rung)  # after the lease: most rings are for work that is ready
         self._sweep()
-        return moved + (0 if self.draining else self._leaser.lease())
+        return moved
 
     def _sleep(self, seen: int, burst: bool) -> None:
         """Until something is reported, or rings, or comes due by itself. In a burst there is no sleep without work."""
@@ -195,13 +198,15 @@ class Dispatcher:
                 else:
                     self.ledger.unstarted(ticket, Outcome("cancelled", "cancelled before it started"))
 
-    def _tick(self) -> None:
-        if not (self._agenda.is_due("tick") or self._bell.work):  # what came in may be due before anything known
-            return
+    def _tick(self, rung: bool) -> int:
+        """Do what is due; `rung`: something came in, and may be due before anything that was known."""
+        if not (rung or self._agenda.is_due("tick")):
+            return 0
         tick = self._backend.tick(policy.LEASE_MOST)
         self._agenda.book("tick", REST_S if tick.next_in is None else min(REST_S, tick.next_in))
         if tick.promoted or tick.lapsed:
             self._leaser.more()
+        return tick.promoted + tick.lapsed
 
     def _sweep(self) -> None:
         """Give back what has waited behind busy workers."""

@@ -107,7 +107,7 @@ BITES = [
     Bite(
         "what is due is only looked at once a second",
         "gotask/node/dispatcher.py",
-        'if not (self._agenda.is_due("tick") or self._bell.work):',
+        'if not (rung or self._agenda.is_due("tick")):',
         'if not self._agenda.is_due("tick"):',
         "tests/crash/test_hostile.py -k on_time",
     ),
