@@ -78,11 +78,16 @@ def say_ready() -> None:
 def take_signals(handlers: Mapping[int, Callable[[], None]]) -> None:
     """Say what signals mean to this child of the arbiter, and unblock them; those not named mean nothing to it.
 
-    They get a handler all the same, and not SIG_IGN, which programs started by a task would inherit.
+    They get a handler all the same, and not SIG_IGN, which programs started by a task would inherit. A process that a
+    task forked inherits the handler, but is no part of the node: there the signal does what it does to any program.
     """
+    own = os.getpid()
 
     def take(number: int, _frame: FrameType | None) -> None:
-        if number in handlers:
+        if os.getpid() != own:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        elif number in handlers:
             handlers[number]()
 
     for number in ASKED:

@@ -3,6 +3,7 @@ and owes nothing to what GoTask itself writes down."""
 
 import asyncio
 import ctypes
+import multiprocessing
 import os
 import signal
 import sys
@@ -187,6 +188,17 @@ def late_exception() -> None:
 @app.task
 def shout(text: str) -> None:
     print(text)
+
+
+@app.task(timeout=10, max_retries=0)
+def ends_its_own_child() -> int:
+    """Forks a process and terminates it, as `multiprocessing` does."""
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    child.start()
+    time.sleep(0.3)  # Python drops what arrives while it is still forking
+    child.terminate()
+    child.join(5)
+    return child.exitcode or 0
 
 
 @app.task

@@ -191,3 +191,10 @@ def test_a_roll_to_an_app_that_does_not_load_leaves_the_old_workers_at_work(
         [second] = enqueue(backend, [("one", "{}")])
         until("it still works", lambda: fetch(backend, [second])[second].status is State.SUCCESS)
         assert running.process.poll() is None
+
+
+def test_a_task_can_end_what_it_forked(storage: str, backend: Backend, tmp_path: Path) -> None:
+    with node(storage, tmp_path, "-c", "1"):
+        [job_id] = enqueue(backend, [("ends_its_own_child", "{}")])
+        drained(backend, 20)
+        assert bytes(fetch(backend, [job_id])[job_id].result or b"") == b"-15"  # the number of SIGTERM
