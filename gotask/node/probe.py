@@ -1,7 +1,7 @@
 """The node's HTTP port: is it alive, is it ready, and what it measured. Runs in a thread of the dispatcher's process."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import Final
@@ -83,7 +83,9 @@ class Probe:
 
     def collect(self) -> Iterable[Metric]:
         yield from self._ends()
-        cells = np.array([np.frombuffer(self._segment.counters(index), dtype=np.uint64) for index in self._indexes()])
+        cells = np.array(
+            [np.frombuffer(self._segment.counters(index), dtype=np.uint64) for index in range(self._segment.workers)]
+        )
         per_worker = CounterMetricFamily("taskqueue_worker_jobs", "Jobs that ended in a worker process.", labels=["worker"])
         for index, row in enumerate(cells):
             per_worker.add_metric([str(index)], float(row[1]))
@@ -94,9 +96,6 @@ class Probe:
         slots.add_metric(["busy"], busy)
         slots.add_metric(["total"], self._dispatcher.slots)
         yield slots
-
-    def _indexes(self) -> Iterator[int]:
-        return iter(range(self._segment.workers))
 
     def _ends(self) -> Iterable[Metric]:
         families = {
