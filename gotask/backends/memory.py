@@ -3,8 +3,8 @@
 from collections.abc import Callable
 
 from gotask import clock as clocks
-from gotask.backends.home import memory_home
 from gotask.backends.sqlite import Sqlite
+from gotask.backends.sqlite.home import memory_home
 
 
 def open(url: str, clock: Callable[[], float] = clocks.now) -> Sqlite:

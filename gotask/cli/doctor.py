@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final, Literal, NamedTuple
 
 from gotask import __version__, backends, log
-from gotask.backends.home import sqlite_home
+from gotask.backends.sqlite.home import sqlite_home
 from gotask.cli import exits, flags, output, store, up
 from gotask.errors import GotaskError
 from gotask.settings import ClientSettings, ServerSettings, WorkerSettings, cpu_count

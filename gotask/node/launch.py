@@ -10,7 +10,7 @@ from typing import Final
 
 from gotask import backends
 from gotask._core.ring import Segment
-from gotask.backends.home import private_folder, state_folder
+from gotask.backends.sqlite.home import private_folder, state_folder
 from gotask.clock import boot_id, from_epoch, now
 from gotask.errors import NotConfigured
 from gotask.model import Worker

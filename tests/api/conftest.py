@@ -69,7 +69,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 def forget(url: str) -> None:
     """Remove a memory store's files, which outlive its processes by design."""
-    from gotask.backends.home import memory_home
+    from gotask.backends.sqlite.home import memory_home
 
     path = Path(memory_home(url).path)
     for file in path.parent.glob(f"{path.name}*"):

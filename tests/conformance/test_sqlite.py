@@ -16,9 +16,10 @@ from lab import Target, new, until
 from msgspec import Raw
 
 from gotask import clock
-from gotask.backends import bell, sql, sqlite
-from gotask.backends.link import Links
-from gotask.backends.schema import VERSION
+from gotask.backends import sqlite
+from gotask.backends.sqlite import bell, sql
+from gotask.backends.sqlite.link import Links
+from gotask.backends.sqlite.schema import VERSION
 from gotask.errors import BackendDown, NotConfigured
 from gotask.model import NewJob, Queue, Settlement
 from gotask.states import Event, State

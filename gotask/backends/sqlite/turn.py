@@ -12,7 +12,7 @@ import struct
 import time
 from typing import Final
 
-from gotask.backends.bell import TURN, Bell
+from gotask.backends.sqlite.bell import TURN, Bell
 from gotask.clock import monotonic
 from gotask.errors import BackendDown
 

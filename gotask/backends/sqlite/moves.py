@@ -11,9 +11,9 @@ from typing import Any
 
 import apsw
 
-from gotask.backends import sql
-from gotask.backends.link import Txn
-from gotask.backends.schema import reader, writer
+from gotask.backends.sqlite import sql
+from gotask.backends.sqlite.link import Txn
+from gotask.backends.sqlite.schema import reader, writer
 from gotask.clock import from_epoch
 from gotask.model import ATTEMPTS_KEPT, ERROR_MAX, Attempt, Job
 from gotask.states import DEAD_LETTER_KEEP_S, FINISHED, KEEP_S, RULES, Event, State

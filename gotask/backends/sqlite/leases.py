@@ -9,10 +9,10 @@ from typing import Any, Final
 import apsw
 import msgspec
 
-from gotask.backends import sql
-from gotask.backends.link import Txn
-from gotask.backends.moves import known
-from gotask.backends.schema import RUNNING, reader
+from gotask.backends.sqlite import sql
+from gotask.backends.sqlite.link import Txn
+from gotask.backends.sqlite.moves import known
+from gotask.backends.sqlite.schema import RUNNING, reader
 from gotask.clock import from_epoch
 from gotask.errors import BackendDown
 from gotask.model import Beat, Held, Job, Queue

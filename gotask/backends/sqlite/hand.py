@@ -6,11 +6,11 @@ from typing import Any
 
 import apsw
 
-from gotask.backends import sql
-from gotask.backends.dues import drop
-from gotask.backends.intake import read_job
-from gotask.backends.link import Txn
-from gotask.backends.moves import Standing, finish, known, note_attempt, standing, write
+from gotask.backends.sqlite import sql
+from gotask.backends.sqlite.dues import drop
+from gotask.backends.sqlite.intake import read_job
+from gotask.backends.sqlite.link import Txn
+from gotask.backends.sqlite.moves import Standing, finish, known, note_attempt, standing, write
 from gotask.clock import to_epoch
 from gotask.errors import InvalidInput
 from gotask.model import Filter, Job, Page

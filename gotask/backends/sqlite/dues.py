@@ -5,11 +5,11 @@ from typing import Any
 
 import apsw
 
-from gotask.backends import sql
-from gotask.backends.leases import settings
-from gotask.backends.link import Txn
-from gotask.backends.moves import Standing, bury, finish, note_attempt, queue_up, write
-from gotask.backends.schema import PRUNED
+from gotask.backends.sqlite import sql
+from gotask.backends.sqlite.leases import settings
+from gotask.backends.sqlite.link import Txn
+from gotask.backends.sqlite.moves import Standing, bury, finish, note_attempt, queue_up, write
+from gotask.backends.sqlite.schema import PRUNED
 from gotask.clock import from_epoch
 from gotask.model import CRASHES_MAX, Job, Tick
 from gotask.states import ON_DUE, RULES, Event

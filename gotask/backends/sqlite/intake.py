@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 import apsw
 
-from gotask.backends import ids, sql
-from gotask.backends.link import Txn
-from gotask.backends.schema import born, new_cold_row, new_hot_row, reader, same_body
+from gotask.backends import ids
+from gotask.backends.sqlite import sql
+from gotask.backends.sqlite.link import Txn
+from gotask.backends.sqlite.schema import born, new_cold_row, new_hot_row, reader, same_body
 from gotask.clock import from_epoch, to_epoch
 from gotask.model import Enqueued, Job, NewJob
 from gotask.states import ON_DUE, RULES, Event

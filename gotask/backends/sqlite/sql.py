@@ -5,7 +5,7 @@ A list of numbers or ids is bound as one array (`carray`), so that a batch is on
 
 from typing import Final
 
-from gotask.backends.schema import COLD, HOT, LEASED_FROM, NEW_HOT, RUNNING, USUAL, literal, states, unusual
+from gotask.backends.sqlite.schema import COLD, HOT, LEASED_FROM, NEW_HOT, RUNNING, USUAL, literal, states, unusual
 from gotask.states import LIVE, ON_DUE, RULES, Event, State
 
 _SETTLED_FROM: Final = states(RULES[Event.ACK].sources)

@@ -14,11 +14,11 @@ from typing import Any, Final
 import apsw
 
 from gotask import clock as clocks
-from gotask.backends import sql
-from gotask.backends.bell import NODE, WORK, Bell
-from gotask.backends.home import Home, claim_file
-from gotask.backends.schema import MIGRATIONS, VERSION
-from gotask.backends.turn import Turn
+from gotask.backends.sqlite import sql
+from gotask.backends.sqlite.bell import NODE, WORK, Bell
+from gotask.backends.sqlite.home import Home, claim_file
+from gotask.backends.sqlite.schema import MIGRATIONS, VERSION
+from gotask.backends.sqlite.turn import Turn
 from gotask.errors import BackendDown, NotConfigured
 from gotask.states import State
 

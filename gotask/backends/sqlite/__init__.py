@@ -14,11 +14,12 @@ from typing import Any, TypeVar
 import msgspec
 
 from gotask import clock as clocks
-from gotask.backends import Backend, dues, endings, hand, intake, leases, sql
-from gotask.backends.bell import BellWatch
-from gotask.backends.home import Home, sqlite_home
-from gotask.backends.link import Links
-from gotask.backends.moves import known
+from gotask.backends import Backend
+from gotask.backends.sqlite import dues, endings, hand, intake, leases, sql
+from gotask.backends.sqlite.bell import BellWatch
+from gotask.backends.sqlite.home import Home, sqlite_home
+from gotask.backends.sqlite.link import Links
+from gotask.backends.sqlite.moves import known
 from gotask.model import Beat, Enqueued, Filter, Held, Job, NewJob, Page, Queue, Record, Settlement, Tick, Worker
 from gotask.states import Event, State
 
