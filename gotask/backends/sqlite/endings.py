@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 from msgspec import Raw
 
+from gotask.backends.fields import cut
 from gotask.backends.sqlite import sql
 from gotask.backends.sqlite.leases import Memo, settings, some
 from gotask.backends.sqlite.link import Txn
-from gotask.backends.sqlite.moves import Standing, bury, cut, finish, note_attempt, queue_up, standing, wait, write
+from gotask.backends.sqlite.moves import Standing, bury, finish, note_attempt, queue_up, standing, wait, write
 from gotask.clock import from_epoch
 from gotask.model import Settlement
 from gotask.states import KEEP_S, RULES, Event

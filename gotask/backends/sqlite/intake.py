@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import apsw
 
 from gotask.backends import ids
+from gotask.backends.fields import born, same_body
 from gotask.backends.sqlite import sql
 from gotask.backends.sqlite.link import Txn
-from gotask.backends.sqlite.schema import born, new_cold_row, new_hot_row, reader, same_body
+from gotask.backends.sqlite.schema import new_cold_row, new_hot_row, reader
 from gotask.clock import from_epoch, to_epoch
 from gotask.model import Enqueued, Job, NewJob
 from gotask.states import ON_DUE, RULES, Event

@@ -15,7 +15,7 @@ from gotask.backends.sqlite import sql
 from gotask.backends.sqlite.link import Txn
 from gotask.backends.sqlite.schema import reader, writer
 from gotask.clock import from_epoch
-from gotask.model import ATTEMPTS_KEPT, ERROR_MAX, Attempt, Job
+from gotask.model import ATTEMPTS_KEPT, Attempt, Job
 from gotask.states import DEAD_LETTER_KEEP_S, FINISHED, KEEP_S, RULES, Event, State
 
 _read = reader(sql.SETTLE_COLUMNS)
@@ -105,7 +105,3 @@ def queue_up(job: Job) -> None:
     """PENDING; it can still expire if no attempt at it has been spent."""
     job.status = RULES[Event.RELEASE].to
     job.due_at = None if job.retry_count or job.crashes else job.expires_at
-
-
-def cut(text: str | None) -> str | None:
-    return text if text is None or len(text) <= ERROR_MAX else text[:ERROR_MAX]

@@ -7,15 +7,15 @@ to say that it is special: a field added to the Struct becomes a column, for whi
 
 from collections.abc import Callable
 from datetime import datetime
-from types import NoneType
-from typing import Any, Final, get_args, get_origin, get_type_hints
+from typing import Any, Final, get_origin
 
 import msgspec
 from msgspec import Raw
 from msgspec.structs import fields
 
+from gotask.backends.fields import BODY, KINDS, NAMES, argument, compiled
 from gotask.clock import from_epoch
-from gotask.model import Attempt, Job, JobBody, NewJob, Rules, Strategy
+from gotask.model import Attempt, Job, Strategy
 from gotask.states import LIVE, ON_DUE, RULES, Event, State
 
 #: fields of the body that are searched, or needed to end a job: they live in `jobs`
@@ -24,28 +24,12 @@ HOT_BODY: Final = frozenset({"id", "queue", "priority", "expires_at", "unique_ke
 BORN: Final = frozenset({"created_at"})
 
 Row = tuple[Any, ...]
-NAMES: Final = tuple(field.name for field in fields(Job))
-BODY: Final = tuple(field.name for field in fields(JobBody))
 COLD: Final = tuple(name for name in NAMES if (name in BODY and name not in HOT_BODY) or name in BORN)
 HOT: Final = tuple(name for name in NAMES if name not in COLD)
 #: what enqueue writes; every other column of `jobs` starts at the Struct's default
 NEW_HOT: Final = (*(name for name in HOT if name in BODY), "status", "due_at", "updated_at")
 
 _AFFINITY: Final[dict[type, str]] = {int: "INTEGER", bool: "INTEGER", float: "REAL", datetime: "REAL", str: "TEXT", Raw: "BLOB"}
-
-
-def _plain(hint: Any) -> Any:
-    """The type of a field without its `| None`."""
-    options = [option for option in get_args(hint) if option is not NoneType] if NoneType in get_args(hint) else [hint]
-    return options[0]
-
-
-def _kinds() -> dict[str, Any]:
-    hints = get_type_hints(Job)
-    return {name: _plain(hints[name]) for name in NAMES}
-
-
-KINDS: Final = _kinds()
 
 
 def affinity(name: str) -> str:
@@ -145,19 +129,6 @@ def _writing(name: str) -> str:
     return f"None if job.{name} is None else {form.format(name)}"
 
 
-def _compiled(source: str) -> Callable[..., Any]:
-    """Generated once at import: a loop over fields would cost each job as much as all of its SQL."""
-    scope = dict(_SCOPE)
-    exec(source, scope)
-    made: Callable[..., Any] = scope["made"]
-    return made
-
-
-def _argument(name: str, value: str) -> str:
-    """A field in the call that makes a Job: by position, which is faster, but for those that go by keyword only."""
-    return f"{name}={value}" if name in Rules.__struct_fields__ else value
-
-
 def reader(columns: tuple[str, ...], given: tuple[str, ...] = ()) -> Callable[..., Job]:
     """A function from a row of `columns`, and the fields `given` as arguments, to a Job.
 
@@ -166,39 +137,18 @@ def reader(columns: tuple[str, ...], given: tuple[str, ...] = ()) -> Callable[..
     named = [*(name for name in columns if name in NAMES), *given]
     parts = [f"{name}={name if name in given else _reading(name)}" for name in named]
     if set(named) == set(NAMES):  # all there: by position, which is faster
-        parts = [_argument(name, name if name in given else _reading(name)) for name in NAMES]
+        parts = [argument(name, name if name in given else _reading(name)) for name in NAMES]
     arguments = "".join(f", {name}" for name in given)
-    return _compiled(f"def made(row{arguments}):\n ({', '.join(columns)},) = row\n return Job({', '.join(parts)})")
+    return compiled(f"def made(row{arguments}):\n ({', '.join(columns)},) = row\n return Job({', '.join(parts)})", _SCOPE)
 
 
 def writer(columns: tuple[str, ...]) -> Callable[[Job], Row]:
     """A function from a Job to the values of `columns`."""
-    return _compiled(f"def made(job):\n return ({', '.join(map(_writing, columns))},)")
+    return compiled(f"def made(job):\n return ({', '.join(map(_writing, columns))},)", _SCOPE)
 
 
-def _born() -> Callable[[NewJob, str, State, datetime | None, datetime], Job]:
-    decided = {"id": "id", "status": "status", "due_at": "due_at", "created_at": "at", "updated_at": "at"}
-    defaults = {field.name: field.default for field in fields(Job)}
-    made = {name: decided.get(name) or (f"new.{name}" if name in BODY else repr(defaults[name])) for name in NAMES}
-    parts = [_argument(name, value) for name, value in made.items()]
-    return _compiled(f"def made(new, id, status, due_at, at):\n return Job({', '.join(parts)})")
-
-
-#: a NewJob as the Job it becomes, with what the store decides: id, state, due time, now
-born: Final = _born()
 new_hot_row: Final = writer(NEW_HOT)
 new_cold_row: Final = writer(COLD)
-
-
-def same_body(new: NewJob, job: Job) -> bool:
-    """Whether a second enqueue of an id asks for the job that stands. A dead letter is judged by the queue it came from."""
-    return all(
-        bytes(new.payload) == bytes(job.payload)
-        if name == "payload"
-        else getattr(new, name) == ((job.origin_queue or job.queue) if name == "queue" else getattr(job, name))
-        for name in BODY
-        if name != "id"
-    )
 
 
 PRUNED: Final = frozenset(state for state, due in ON_DUE.items() if not due.to)

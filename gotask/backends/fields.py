@@ -1,0 +1,73 @@
+"""The fields of `Job` as every store needs them: their names and types, a job's birth, and when two enqueues are one.
+
+Nothing here names a field but to say that it is special, so that a field added to the Struct is a field in every store.
+"""
+
+from collections.abc import Callable
+from datetime import datetime
+from types import NoneType
+from typing import Any, Final, get_args, get_type_hints
+
+from msgspec.structs import fields
+
+from gotask.model import ERROR_MAX, Job, JobBody, NewJob, Rules
+from gotask.states import State
+
+NAMES: Final = tuple(field.name for field in fields(Job))
+BODY: Final = tuple(field.name for field in fields(JobBody))
+
+
+def _plain(hint: Any) -> Any:
+    """The type of a field without its `| None`."""
+    options = [option for option in get_args(hint) if option is not NoneType] if NoneType in get_args(hint) else [hint]
+    return options[0]
+
+
+def _kinds() -> dict[str, Any]:
+    hints = get_type_hints(Job)
+    return {name: _plain(hints[name]) for name in NAMES}
+
+
+#: field -> its type without `| None`
+KINDS: Final = _kinds()
+
+
+def compiled(source: str, scope: dict[str, Any]) -> Callable[..., Any]:
+    """Generated once at import: a loop over fields would cost each job as much as all that the store does with it."""
+    scope = dict(scope)
+    exec(source, scope)
+    made: Callable[..., Any] = scope["made"]
+    return made
+
+
+def argument(name: str, value: str) -> str:
+    """A field in the call that makes a Job: by position, which is faster, but for those that go by keyword only."""
+    return f"{name}={value}" if name in Rules.__struct_fields__ else value
+
+
+def _born() -> Callable[[NewJob, str, State, datetime | None, datetime], Job]:
+    decided = {"id": "id", "status": "status", "due_at": "due_at", "created_at": "at", "updated_at": "at"}
+    defaults = {field.name: field.default for field in fields(Job)}
+    made = {name: decided.get(name) or (f"new.{name}" if name in BODY else repr(defaults[name])) for name in NAMES}
+    parts = [argument(name, value) for name, value in made.items()]
+    return compiled(f"def made(new, id, status, due_at, at):\n return Job({', '.join(parts)})", {"Job": Job})
+
+
+#: a NewJob as the Job it becomes, with what the store decides: id, state, due time, now
+born: Final = _born()
+
+
+def same_body(new: NewJob, job: Job) -> bool:
+    """Whether a second enqueue of an id asks for the job that stands. A dead letter is judged by the queue it came from."""
+    return all(
+        bytes(new.payload) == bytes(job.payload)
+        if name == "payload"
+        else getattr(new, name) == ((job.origin_queue or job.queue) if name == "queue" else getattr(job, name))
+        for name in BODY
+        if name != "id"
+    )
+
+
+def cut(text: str | None) -> str | None:
+    """An error text, as much of it as is kept."""
+    return text if text is None or len(text) <= ERROR_MAX else text[:ERROR_MAX]
