@@ -11,6 +11,7 @@ from gotask.states import DEAD_LETTER_KEEP_S, RULES, Event
 
 UNKNOWN_FIRST_S: Final = 0.25  #: seconds until a job of a type that is not known here is offered again: another node may be
 UNKNOWN_MOST_S: Final = 300.0  #: seconds; a deploy that brings the type is noticed within this
+AGEING: Final = 16  #: one in so many jobs leased from a queue is its oldest, whatever its priority
 LEASE_MOST: Final = 1000  #: jobs in one lease: a larger batch holds the store's writer longer than a producer likes
 RELEASE_AFTER_S: Final = 1.0  #: seconds a leased job may wait unstarted behind busy workers
 

@@ -115,9 +115,13 @@ class Backend(Protocol):
 SCHEMES: Final[dict[str, str]] = {
     "memory": "gotask.backends.memory:open",
     "sqlite": "gotask.backends.sqlite:open",
+    **dict.fromkeys(
+        ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"),
+        "gotask.backends.redis:open",
+    ),
 }
 ENTRY_POINT: Final = "gotask.backends"
-LATER: Final = ("redis", "rediss", "postgres", "postgresql")
+LATER: Final = ("postgres", "postgresql")
 
 
 def open(url: str) -> Backend:
@@ -132,7 +136,7 @@ def open(url: str) -> Backend:
         target = found.get(scheme)
     if target is None:
         known = ", ".join(sorted(SCHEMES))
-        later = " Redis and PostgreSQL come with a later version." if scheme in LATER else ""
+        later = " PostgreSQL comes with a later version." if scheme in LATER else ""
         raise NotConfigured(f"There is no storage called {scheme!r}; this installation has: {known}.{later}")
     module, _, function = target.partition(":")
     backend: Backend = getattr(import_module(module), function)(url)

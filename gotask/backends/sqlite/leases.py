@@ -16,8 +16,7 @@ from gotask.backends.sqlite.schema import RUNNING, reader
 from gotask.clock import from_epoch
 from gotask.errors import BackendDown
 from gotask.model import Beat, Held, Job, Queue
-
-AGEING: Final = 16  #: one in so many jobs leased from a queue is its oldest, whatever its priority
+from gotask.policy import AGEING
 
 #: the jobs this process leased: id -> (seq, queue, lease), which spares their settling a look-up; a cache, never the truth
 Memo = dict[str, tuple[int, str, int]]

@@ -1,0 +1,94 @@
+"""The doorbell over Redis: a connection that hears channels, and for jobs a note that somebody waits for their end."""
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from redis import exceptions as said
+from redis.client import PubSub
+
+from gotask.backends.redis.server import Server
+from gotask.clock import monotonic
+
+AWAITED_S: Final = 120.0  #: seconds that a note "somebody waits" is believed; renewed in half that time
+BEHIND_MOST: Final = 1000  #: messages heard at once; with more, it is quicker to listen anew
+SLICE_S: Final = 15.0  #: seconds of silence after which the connection itself is asked whether it lives
+
+JOB: Final = "job:"
+
+
+class RedisWatch:
+    """A Watch (see gotask.backends). A connection that breaks rings all its topics: something may have been missed."""
+
+    def __init__(self, server: Server, topics: Sequence[str], root_of: Callable[[str], str]) -> None:
+        self._server = server
+        self._topics = list(topics)
+        self._channels = {f"{root_of(topic)}:{topic}".encode(): topic for topic in self._topics}
+        self._jobs: dict[str, list[str]] = {}
+        for topic in self._topics:
+            if topic.startswith(JOB):
+                self._jobs.setdefault(root_of(topic), []).append(topic.removeprefix(JOB))
+        self._ear: PubSub | None = None
+        self._noted_at = self._heard_at = float("-inf")
+        self._asked = False
+        self._listen()
+
+    def wait(self, timeout: float) -> set[str]:
+        if not self._topics:
+            return set()
+        deadline = monotonic() + timeout
+        if self._ear is None:
+            self._listen()
+            return set(self._topics)
+        while True:
+            self._note()
+            heard = self._hear(max(0.0, min(deadline - monotonic(), SLICE_S)))
+            if heard or monotonic() >= deadline:
+                return heard
+
+    def close(self) -> None:
+        ear, self._ear = self._ear, None
+        if ear is not None:
+            ear.close()
+
+    def _listen(self) -> None:
+        if self._topics:
+            self._ear = self._server.listen([channel.decode() for channel in self._channels])
+            self._heard_at = monotonic()
+            self._asked = False
+            self._noted_at = float("-inf")
+            self._note()
+
+    def _hear(self, seconds: float) -> set[str]:
+        """What was rung, waiting for the first of it; everything if the connection broke, or is behind by too much."""
+        ear, heard = self._ear, set[str]()
+        assert ear is not None
+        try:
+            for _ in range(BEHIND_MOST):
+                message = ear.get_message(timeout=seconds)
+                if message is None:
+                    return self._silent() or heard
+                self._heard_at, self._asked, seconds = monotonic(), False, 0.0
+                if message["type"] == "message":
+                    heard.add(self._channels[message["channel"]])
+        except (said.RedisError, OSError):
+            pass
+        self.close()
+        return set(self._topics)
+
+    def _silent(self) -> set[str]:
+        """After a while of silence ask whether the connection lives; without an answer it does not."""
+        silence = monotonic() - self._heard_at
+        if self._asked and silence > SLICE_S + self._server.address.timeout:
+            self.close()
+            return set(self._topics)
+        if not self._asked and silence > SLICE_S and self._ear is not None:
+            self._ear.ping()
+            self._asked = True
+        return set()
+
+    def _note(self) -> None:
+        """Tell Redis whose ends somebody waits for; an end that nobody waits for costs nothing."""
+        if self._jobs and monotonic() - self._noted_at > AWAITED_S / 2:
+            for root, ids in self._jobs.items():
+                self._server.run(root, "await", "", int(AWAITED_S), *ids)
+            self._noted_at = monotonic()
