@@ -74,6 +74,9 @@ def read(row: Flat) -> Job:
         if field not in _UNTOLD:
             name, convert = _FIELDS[field]
             setattr(job, name, convert(row[at + 1]))
+    for latest in (job.started_at, job.completed_at):
+        if latest is not None and latest > job.updated_at:  # type: ignore[operator]
+            job.updated_at = latest
     if row[4]:
         more = _more.decode(row[4])
         for name in MORE:

@@ -1,18 +1,22 @@
-"""The one script of the Redis storage: the tables of gotask.states as Lua, then redis.lua."""
+"""The one script of the Redis storage: the tables of gotask.states as Lua, then its parts in order."""
 
 from collections.abc import Iterable
 from hashlib import sha1
 from importlib.resources import files
 from typing import Final
 
-from gotask.model import ATTEMPTS_KEPT, CRASHES_MAX, PRIORITIES
+from gotask.model import ATTEMPTS_KEPT, CRASHES_MAX, PRIORITIES, Job
 from gotask.policy import AGEING
 from gotask.states import DEAD_LETTER_KEEP_S, FINISHED, KEEP_S, ON_DUE, RULES, Event, State
 
 MICROSECONDS: Final = 1_000_000
+_PLAIN: Final = Job()
 LOOK_MOST: Final = 1000  #: jobs that one call looks at for a page of a list, lest others wait for it
 #: states off the usual way of a job: an index of them costs that way nothing
 USUAL: Final = frozenset((*RULES[Event.LEASE].sources, RULES[Event.LEASE].to, RULES[Event.ACK].to))
+
+
+END: Final = "return redis.error_reply('GoTask has no verb ' .. verb)\n"
 
 
 def _set(states: Iterable[State]) -> str:
@@ -26,6 +30,7 @@ def prelude() -> str:
         f"{state} = {{verb = '{row.verb}', to = {repr(str(row.to[0])) if row.to else 'nil'}}}" for state, row in ON_DUE.items()
     )
     keep = ", ".join(f"{state} = {seconds * MICROSECONDS:.0f}" for state, seconds in KEEP_S.items())
+    defaults = ", ".join(f"{name} = '{getattr(_PLAIN, name)}'" for name in ("status", "queue", "priority"))
     numbers = {
         "KEEP_DEAD_LETTER": f"{DEAD_LETTER_KEEP_S * MICROSECONDS:.0f}",
         "PRIORITIES": PRIORITIES,
@@ -40,6 +45,7 @@ def prelude() -> str:
             f"local ON_DUE = {{{due}}}",
             f"local FINISHED = {_set(FINISHED)}",
             f"local RARE = {_set(frozenset(State) - USUAL)}",
+            f"local DEFAULTS = {{{defaults}}}",
             f"local KEEP = {{{keep}}}",
             *(f"local {name} = {value}" for name, value in numbers.items()),
             "",
@@ -47,6 +53,9 @@ def prelude() -> str:
     )
 
 
-TEXT: Final = prelude() + files("gotask.backends.redis").joinpath("redis.lua").read_text()
+#: redis.lua names all keys and is needed by all; a verb returns at the end of its part
+PARTS: Final = ("redis", "enqueue", "lease", "look", "records", "moves", "settle", "tick", "hand")
+_FOLDER: Final = files("gotask.backends.redis")
+TEXT: Final = "\n".join((prelude(), *(_FOLDER.joinpath(f"{part}.lua").read_text() for part in PARTS), END))
 #: the name that Redis gives the script, for EVALSHA
 SHA: Final = sha1(TEXT.encode(), usedforsecurity=False).hexdigest()

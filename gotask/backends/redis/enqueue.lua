@@ -1,0 +1,40 @@
+-- enqueue: n, then per job: id, queue, priority, delay, scheduled_at, expires_at, unique_key, type, payload, more ('' for none)
+-- -> the time, then per job: 1 (created), or the row of the job that stands
+if verb == 'enqueue' then
+  local function tell(fields, field, value, default)
+    if value ~= default then
+      fields[#fields + 1] = field
+      fields[#fields + 1] = value
+    end
+  end
+  local n = tonumber(take())
+  local seq = call('INCRBY', root .. ':seq', n) - n
+  local answer = {now_text}
+  for i = 1, n do
+    local id, queue, priority, delay, scheduled = take(), take(), take(), take(), take()
+    local expires, unique, kind, payload, more = take(), take(), take(), take(), take()
+    local stands = call('EXISTS', JOB .. id) == 1 and id
+    if not stands and unique ~= '' then stands = call('HGET', root .. ':unique', unique) end
+    if stands then
+      answer[i + 1] = row_of(load(stands))
+    else
+      local job = {id = id, seq = seq + i, queue = queue, priority = priority, status = 'PENDING'}
+      local due = math.max(now + number(delay), number(scheduled))
+      if due > now then job.status = 'SCHEDULED' else due = tonumber(expires) end
+      local fields = {'seq', job.seq}
+      tell(fields, 'status', job.status, DEFAULTS.status)
+      tell(fields, 'queue', queue, DEFAULTS.queue)
+      tell(fields, 'priority', priority, DEFAULTS.priority)
+      tell(fields, 'expires_at', expires, '')
+      tell(fields, 'unique_key', unique, '')
+      if unique ~= '' then call('HSET', root .. ':unique', unique, id) end
+      call('HSET', JOB .. id, unpack(fields))
+      call('XADD', LOG, job.seq .. '-0', 'id', id, 'at', now_text, 'type', kind, 'payload', payload, 'more', more)
+      stand(job, enter, due)
+      count(job.status, queue, 1)
+      rung[':queue:' .. queue] = true -- also for those that sleep: whoever keeps the time must know of an earlier one
+      answer[i + 1] = 1
+    end
+  end
+  return done(answer)
+end

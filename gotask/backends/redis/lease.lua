@@ -1,0 +1,151 @@
+-- lease: owner, lease (microseconds), then queue, want ...
+-- -> the time, the lease number, rows as they were before the lease
+if verb == 'lease' then
+  -- What a queue's record and its past allow now, of `want`.
+  local function allowed(queue, lane, want)
+    local record = record_of(queue)
+    if not record then return want end
+    if record.paused then return 0 end
+    if number(record.max_workers) > 0 then
+      want = math.min(want, record.max_workers - number(call('HGET', root .. ':counts', 'RUNNING ' .. queue)))
+    end
+    local rate = number(record.rate_limit)
+    if rate > 0 then -- a token bucket: it holds a second's worth, and at least one start
+      local full = math.max(1, rate)
+      lane.filling = true
+      if not lane.tokens then
+        lane.tokens = full
+      elseif lane.filled_at <= now then -- else the clock stepped back: go on from here
+        lane.tokens = math.min(full, lane.tokens + (now - lane.filled_at) * rate / SECOND)
+      end
+      want = math.min(want, math.floor(lane.tokens + 1e-9))
+    end
+    return want
+  end
+
+  local function lane_of(queue)
+    local found = call('HMGET', root .. ':lane:' .. queue, 'leased', 'tokens', 'filled_at')
+    return {leased = number(found[1]), tokens = tonumber(found[2]), filled_at = tonumber(found[3]), had = found[2]}
+  end
+
+  local function keep_lane(queue, lane, took)
+    local key = root .. ':lane:' .. queue
+    if took > 0 then call('HINCRBY', key, 'leased', took) end
+    if lane.filling then
+      if took > 0 or lane.filled_at == nil or lane.filled_at > now then
+        call('HSET', key, 'tokens', string.format('%.17g', lane.tokens - took), 'filled_at', now_text)
+      end
+    elseif took > 0 and lane.had then -- a limit set later starts with a full bucket
+      call('HDEL', key, 'tokens', 'filled_at')
+    end
+  end
+
+  -- The first n of a queue between two scores that have not expired.
+  local function head(queue, from, to, n)
+    local jobs, passed = {}, 0
+    while #jobs < n do
+      local ids = call('ZRANGEBYSCORE', root .. ':ready:' .. queue, from, to, 'LIMIT', passed, n - #jobs)
+      for _, id in ipairs(ids) do
+        local job = load(id)
+        local expires = expiry(job)
+        if not expires or expires > now then jobs[#jobs + 1] = job end
+      end
+      if #ids == 0 then break end
+      passed = passed + #ids
+    end
+    return jobs
+  end
+
+  local function priority_at(queue, rank)
+    local found = call('ZRANGE', root .. ':ready:' .. queue, rank, rank, 'WITHSCORES')
+    return found[2] and PRIORITIES - 1 - math.floor(tonumber(found[2]) / 2 ^ 49)
+  end
+
+  -- The next n in order; those whose turn of ageing falls among them go to the oldest of the rest, whatever its priority.
+  local function pick(queue, n, leased)
+    local aged = math.floor((leased + n) / AGEING) - math.floor(leased / AGEING)
+    local highest, lowest
+    if aged > 0 then
+      highest, lowest = priority_at(queue, 0), priority_at(queue, -1)
+      if highest == lowest then aged = 0 end -- the first are the oldest
+    end
+    local jobs = head(queue, '-inf', '+inf', n - aged)
+    if aged == 0 or #jobs < n - aged then return jobs end
+    local last, rest = {}, {} -- within one priority, what was picked is the head
+    for _, job in ipairs(jobs) do
+      last[tonumber(job.priority)] = score(job)
+    end
+    for priority = lowest, highest do
+      local first = score({priority = priority, place = 0})
+      for _, job in ipairs(head(queue, last[priority] and last[priority] + 1 or first, first + 2 ^ 49 - 1, aged)) do
+        rest[#rest + 1] = job
+      end
+    end
+    table.sort(rest, function(a, b) return number(a.place or a.seq) < number(b.place or b.seq) end)
+    for i = 1, math.min(aged, #rest) do
+      jobs[#jobs + 1] = rest[i]
+    end
+    table.sort(jobs, function(a, b) return score(a) < score(b) end)
+    return jobs
+  end
+
+  -- The bodies of jobs by seq, read in one step if they were accepted in a row.
+  local function bodies_of(jobs)
+    local first, last, bodies = number(jobs[1].seq), number(jobs[1].seq), {}
+    for _, job in ipairs(jobs) do
+      first, last = math.min(first, job.seq), math.max(last, job.seq)
+    end
+    if last - first + 1 == #jobs then
+      for i, entry in ipairs(call('XRANGE', LOG, first .. '-0', last .. '-0')) do
+        bodies[first + i - 1] = entry[2]
+      end
+    end
+    return bodies
+  end
+
+  even_if_full()
+  local owner, until_text = take(), string.format('%.0f', now + tonumber(take()))
+  local lease, answer
+  while at < #ARGV do
+    local queue, want = take(), tonumber(take())
+    local lane = lane_of(queue)
+    want = allowed(queue, lane, want)
+    local jobs = want > 0 and pick(queue, want, lane.leased) or {}
+    if #jobs > 0 and not lease then
+      lease = string.format('%.0f', math.max(number(call('GET', root .. ':lease')) + 1, now))
+      call('SET', root .. ':lease', lease)
+      answer = {now_text, lease}
+    end
+    local bodies = #jobs > 0 and bodies_of(jobs)
+    for _, job in ipairs(jobs) do
+      answer[#answer + 1] = row(job, bodies[number(job.seq)], until_text)
+      call('HSET', JOB .. job.id, 'status', 'RUNNING', 'lease', lease, 'worker_id', owner, 'started_at', now_text)
+      if job.reason then call('HDEL', JOB .. job.id, 'reason') end
+      leave(':ready:' .. queue, job.id)
+      if expiry(job) then leave(':due', job.id) end
+      enter(':leases', until_text, job.id)
+    end
+    keep_lane(queue, lane, #jobs)
+    count('PENDING', queue, -#jobs)
+    count('RUNNING', queue, #jobs)
+  end
+  return done(answer or {})
+end
+
+-- extend: lease (microseconds), then per beat: id, lease, n, fields: progress, progress_note -> 0 lost, 1 held, 2 to be stopped
+if verb == 'extend' then
+  even_if_full()
+  local answer, until_text = {}, string.format('%.0f', now + tonumber(take()))
+  while at < #ARGV do
+    local id, lease, n = take(), take(), tonumber(take())
+    local found = call('HMGET', JOB .. id, 'status', 'lease', 'cancel_requested')
+    local held = found[1] == 'RUNNING' and found[2] == lease
+    if held then
+      enter(':leases', until_text, id)
+      if n > 0 then call('HSET', JOB .. id, 'updated_at', now_text, unpack(ARGV, at + 1, at + 2 * n)) end
+    end
+    at = at + 2 * n
+    answer[#answer + 1] = held and (found[3] and 2 or 1) or 0
+  end
+  return done(answer)
+end
