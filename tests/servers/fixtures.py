@@ -1,0 +1,72 @@
+"""The fixtures by which tests get servers: those that a whole session shares, and those that a test may break."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import cached_property
+from pathlib import Path
+
+import pytest
+
+from tests.servers.certificates import Certificates
+from tests.servers.chaosproxy import ChaosProxy
+from tests.servers.fleets import Cluster, Sentinels
+from tests.servers.redis import Redis
+
+StartRedis = Callable[..., Redis]
+StartProxy = Callable[[str | Path], ChaosProxy]
+
+
+class Servers:
+    """What a session shares, each started when it is first asked for. A test keeps apart by a prefix and breaks nothing."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._started = ExitStack()
+
+    @cached_property
+    def redis(self) -> Redis:
+        """One server as most people run it: an append-only file, synced every second."""
+        return self._started.enter_context(Redis(self._folder / "redis", appendonly=True, appendfsync="everysec"))
+
+    @cached_property
+    def cluster(self) -> Cluster:
+        return self._started.enter_context(Cluster(self._folder / "cluster"))
+
+    @cached_property
+    def sentinels(self) -> Sentinels:
+        return self._started.enter_context(Sentinels(self._folder / "sentinels"))
+
+    @cached_property
+    def certificates(self) -> Certificates:
+        return Certificates(self._folder / "certificates")
+
+    def close(self) -> None:
+        self._started.close()
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """The servers that this session shares."""
+    made = Servers(tmp_path_factory.mktemp("servers"))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def start_redis(tmp_path: Path) -> Iterator[StartRedis]:
+    """Starts a Redis of the test's own, to kill and to fill; it takes the arguments of `Redis` but the folder."""
+    with ExitStack() as started:
+        made: list[Redis] = []
+
+        def start(**settings: object) -> Redis:
+            made.append(Redis(tmp_path / f"redis-{len(made)}", **settings))  # type: ignore[arg-type]  # as Redis has them
+            return started.enter_context(made[-1])
+
+        yield start
+
+
+@pytest.fixture
+def start_proxy() -> Iterator[StartProxy]:
+    """Puts a proxy before an address, "host:port" or the path of a Unix socket."""
+    with ExitStack() as started:
+        yield lambda target: started.enter_context(ChaosProxy(target))
