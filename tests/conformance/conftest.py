@@ -6,7 +6,8 @@
 
 The opener is called as `open(url, clock=...)`; `clock` returns the seconds since the epoch that the store must judge due
 times by. `{name}` is replaced by a new name for each test and `{folder}` by an empty folder. A test that a storage cannot
-meet by its nature is marked `skip_backend(name, reason)`. A server that does not answer skips at home and fails in CI.
+meet by its nature is marked `skip_backend(name, reason)`. The servers that this package's storages need are started here;
+one that is not installed, or does not answer, skips at home and fails in CI.
 """
 
 import os
@@ -17,6 +18,7 @@ import pytest
 from lab import KNOWN, Lab, Target
 
 from gotask.errors import BackendDown
+from tests.servers.fixtures import Servers
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -33,13 +35,24 @@ def _targets(config: pytest.Config) -> list[Target]:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "target" in metafunc.fixturenames:
         targets = _targets(metafunc.config)
-        metafunc.parametrize("target", targets, ids=[target.name for target in targets], scope="session")
+        metafunc.parametrize("target", targets, ids=[target.name for target in targets], indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def target(request: pytest.FixtureRequest, servers: Servers) -> Target:
+    """The storage under test, with the servers that it needs, started now if no test needed them before."""
+    asked: Target = request.param
+    url = asked.url
+    for place in ("redis", "cluster", "sentinels"):
+        if f"{{{place}}}" in url:
+            url = url.replace(f"{{{place}}}", getattr(servers, place).url)
+    return asked._replace(url=url)
 
 
 @pytest.fixture(autouse=True)
 def _stated_difference(request: pytest.FixtureRequest) -> None:
     if "target" in request.fixturenames:
-        name = request.getfixturevalue("target").name
+        name = request.node.callspec.params["target"].name  # not the fixture, which would start a server
         for mark in request.node.iter_markers("skip_backend"):
             if mark.args[0] == name:
                 pytest.skip(mark.args[1])

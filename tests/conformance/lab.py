@@ -21,7 +21,7 @@ OWNER = "node-1"
 
 
 class Target(NamedTuple):
-    """A storage under test."""
+    """A storage under test. In its URL, {redis}, {cluster} and {sentinels} stand for the servers of this session."""
 
     name: str
     opener: str
@@ -39,6 +39,10 @@ class Target(NamedTuple):
 KNOWN = {
     "memory": Target("memory", SCHEMES["memory"], "memory://{name}"),
     "sqlite": Target("sqlite", SCHEMES["sqlite"], "sqlite:///{folder}/{name}.db"),
+    "redis": Target("redis", SCHEMES["redis"], "{redis}?prefix={name}"),
+    "redis-shards": Target("redis-shards", SCHEMES["redis"], "{redis}?prefix={name}&shards=4"),
+    "redis-sentinel": Target("redis-sentinel", SCHEMES["redis+sentinel"], "{sentinels}?prefix={name}"),
+    "redis-cluster": Target("redis-cluster", SCHEMES["redis+cluster"], "{cluster}?prefix={name}&shards=6"),
 }
 
 
