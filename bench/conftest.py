@@ -1,32 +1,12 @@
-import os
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from uuid import uuid4
+from collections.abc import Callable
 
 import pytest
 
-from gotask import backends
-from gotask.backends import Backend
+from tests.servers.fixtures import servers
+from tests.servers.storages import backend, storage
 
+__all__ = ["backend", "figure", "servers", "storage"]
 Figure = Callable[[str, float, str, str], None]
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path}/jobs.db"
-        return
-    name = f"bench-{uuid4().hex[:8]}"
-    yield f"memory://{name}"
-    for path in Path(f"/dev/shm/gotask-{os.getuid()}").glob(f"{name}*"):
-        path.unlink()
-
-
-@pytest.fixture
-def backend(storage: str) -> Iterator[Backend]:
-    opened = backends.open(storage)
-    yield opened
-    opened.close()
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from gotask.backends import Backend
 from gotask.model import NewJob, Queue
 from gotask.states import State
 
-DRAIN_BUDGET = {"memory": ">= 80,000", "sqlite": ">= 60,000"}
-PICKUP_BUDGET = {"memory": "<= 0.5", "sqlite": "<= 2"}
+DRAIN_BUDGET = {"memory": ">= 80,000", "sqlite": ">= 60,000", "redis": ">= 30,000"}
+PICKUP_BUDGET = {"memory": "<= 0.5", "sqlite": "<= 2", "redis": "<= 2"}
 JOBS = int(os.environ.get("BENCH_JOBS", "200000"))
 DEEP = int(os.environ.get("BENCH_DEEP", "1000000"))
 
