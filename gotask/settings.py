@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal, NamedTuple, get_args, get_origin, get_type_hints
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import msgspec
 from msgspec import Meta, Struct
@@ -18,6 +18,7 @@ from gotask.log import scrub
 from gotask.model import NAME_OR_NOTHING, NAME_PATTERN
 
 PREFIX: Final = "GOTASK_"
+EMBEDDED: Final = frozenset({"memory", "sqlite"})  #: schemes of storages that lie in files of this machine
 DEFAULT: Final = "default"  #: the origin of a value nobody gave
 NO_LIMIT: Final = 0
 
@@ -235,6 +236,11 @@ def settings_of(kind: type[Settings]) -> dict[str, Setting]:
             extra = next((meta.extra for meta in metas if meta.extra), None) or {}
             found[field.name] = Setting(field.name, hints[field.name], text, field.default, extra)
     return found
+
+
+def is_embedded(url: str) -> bool:
+    """Whether a storage lies in files of this machine: asking it costs next to nothing, and it is away only if broken."""
+    return (urlsplit(url).scheme or url) in EMBEDDED
 
 
 def is_loopback(address: str) -> bool:

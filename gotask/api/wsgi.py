@@ -18,7 +18,7 @@ from gotask.api.auth import Gate, parse_keys
 from gotask.api.connection import HEADER_MAX, HEADERS_MAX
 from gotask.api.process import Process
 from gotask.errors import GotaskError, NotConfigured
-from gotask.settings import is_loopback
+from gotask.settings import is_embedded, is_loopback
 
 logger = logging.getLogger("gotask.server")
 
@@ -115,12 +115,13 @@ class Application(BaseApplication):  # type: ignore[misc]  # gunicorn has no typ
         from gotask import metrics  # after the fork: it reads where counters live when it is imported
         from gotask.api import rest
         from gotask.service import Service
-        from gotask.ticker import Ticker
+        from gotask.ticker import AT_MOST_S, NETWORKED_S, Ticker
 
         backend = backends.open(self._settings.url)
-        logger.info("%s", backend.promise)
         counted = metrics.counted(backend)
-        ticker = Ticker(backend)
+        pace = AT_MOST_S if is_embedded(self._settings.url) else NETWORKED_S
+        # a store that is away must not keep a server from starting: it says so to who asks, and serves when it is back
+        ticker = Ticker(backend, pace, at_first=lambda: logger.info("%s", backend.promise))
         ticker.start()
         edge = rest.Edge(Service(counted), self._gate)
         self._at_stop += [edge.longpoll.close]

@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     if getattr(args, "supervised", False):  # then the promise is shown by who started this, for the whole tree
         logging.getLogger("gotask.server").addFilter(lambda record: not record.getMessage().startswith(PROMISE))
     else:
-        store.usable(settings.url)
+        store.awaited(settings.url)
     try:
         from gotask.api import wsgi
     except ModuleNotFoundError as e:

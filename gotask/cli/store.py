@@ -1,6 +1,7 @@
 """What the commands talk to: a storage, through the service, or a server, through the client. Both offer the same calls."""
 
 import argparse
+import logging
 import os
 import socket
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from gotask import backends
 from gotask.cli import flags
 from gotask.errors import BackendDown, NotConfigured
 from gotask.model import Worker
-from gotask.settings import ClientSettings
+from gotask.settings import ClientSettings, is_embedded
 
 if TYPE_CHECKING:
     from gotask.service import Service
@@ -40,6 +41,16 @@ def usable(url: str) -> str:
         return tried(url)
     except BackendDown as e:
         raise NotConfigured(str(e)) from e
+
+
+def awaited(url: str) -> None:
+    """`usable`, for a program that outlives an outage: a networked storage that is away is told of, and will be waited for."""
+    try:
+        usable(url)
+    except NotConfigured as e:
+        if is_embedded(url) or not isinstance(e.__cause__, BackendDown):
+            raise
+        logging.getLogger("gotask").warning("Starting all the same, and waiting for the storage: %s", e)
 
 
 @contextmanager

@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
         server.free_port(settings.health_addr, settings.health_port, "-health-port")
     if not getattr(args, "supervised", False):
         able()
-        store.usable(settings.url)
+        store.awaited(settings.url)
         load(settings)
     from gotask.node import launch
 

@@ -9,7 +9,9 @@ from gotask.clock import monotonic
 from gotask.model import DEFAULT_RULES, Job, Queue, Rules
 from gotask.node.notices import Notices, TaskSpec
 
-FRESH_S: Final = 2.0  #: seconds until queue records are read again; the store judges pause and limits itself meanwhile
+CALM_S: Final = 15.0  #: seconds until queue records are read again; a change of one rings, so this is for a lost ring
+FRESH_S: Final = 2.0  #: seconds between two readings, however often it rings; the store judges pause and limits itself
+TABLE_S: Final = 2.0  #: seconds until the task table is read again; a new generation of workers may have written another
 
 
 class Catalog:
@@ -19,31 +21,43 @@ class Catalog:
         self._only = list(only)
         self._queues: dict[str, Queue] = {}
         self._timeouts: dict[tuple[str, str], float] = {}
-        self._read_at = float("-inf")
+        self._read_at = self._table_at = float("-inf")
+        self._outdated = False
         self.tasks: dict[str, TaskSpec] | None = None
+        self.names: list[str] = []  # the queues served: those asked for, else those that the tasks name, and `default`
         self.tiers: list[list[Queue]] = []
+        self._merge()
 
     @property
-    def names(self) -> list[str]:
-        """The queues served: those asked for, else those that the tasks name, and `default`."""
-        if self._only:
-            return self._only
-        return sorted({"default", *(spec.queue for spec in (self.tasks or {}).values())})
+    def rated(self) -> bool:
+        """Whether a served queue has a rate limit, so that it may give more later without anybody ringing."""
+        return any(queue.rate_limit for tier in self.tiers for queue in tier)
 
-    @property
-    def limited(self) -> bool:
-        """Whether a served queue has a limit, so that it may give more later without anybody ringing."""
-        return any(queue.max_workers or queue.rate_limit for tier in self.tiers for queue in tier)
+    def outdated(self) -> None:
+        """It rang, perhaps for a queue record: read them soon."""
+        self._outdated = True
 
-    def refresh(self, force: bool = False) -> None:
+    def refresh(self) -> None:
         """Read the task table and the queue records when it is time. Raises BackendDown."""
-        if not force and monotonic() - self._read_at < (FRESH_S if self.tasks is not None else 0.0):
-            return
-        self.tasks = self.notices.tasks() or self.tasks  # while a new generation writes its table, the old one stands
-        self._queues = {queue.name: queue for queue in self._backend.all(Queue)}
-        self._read_at = monotonic()
-        self._timeouts.clear()
+        if self.tasks is None or monotonic() - self._table_at >= TABLE_S:
+            self._read_table()
+        if monotonic() - self._read_at >= (FRESH_S if self._outdated else CALM_S):
+            self._queues = {queue.name: queue for queue in self._backend.all(Queue)}
+            self._outdated = False
+            self._read_at = monotonic()
+            self._merge()
+
+    def _read_table(self) -> None:
+        tasks = self.notices.tasks()
+        self._table_at = monotonic()
+        if tasks is not None and tasks != self.tasks:  # while a new generation writes its table, the old one stands
+            self.tasks = tasks
+            self._merge()
+
+    def _merge(self) -> None:
+        self.names = self._only or sorted({"default", *(spec.queue for spec in (self.tasks or {}).values())})
         self.tiers = policy.tiers([self._queues.get(name) or Queue(name=name) for name in self.names])
+        self._timeouts.clear()
 
     def rules(self, job: Job) -> Rules:
         """The rules in force for `job`: its own, else its task's, else its queue's."""

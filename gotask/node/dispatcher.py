@@ -15,7 +15,6 @@ import msgspec
 
 from gotask import policy
 from gotask._core.ring import Segment
-from gotask.backends import Backend
 from gotask.clock import monotonic
 from gotask.errors import BackendDown
 from gotask.model import GRACE_S, Beat, Held
@@ -23,8 +22,9 @@ from gotask.node import frame
 from gotask.node.agenda import Agenda
 from gotask.node.bell import Bell
 from gotask.node.catalog import Catalog
-from gotask.node.leaser import LIMITED_REST_S, REST_S, Leaser
+from gotask.node.leaser import Leaser
 from gotask.node.ledger import Ledger
+from gotask.node.line import Line
 from gotask.node.registry import Registry
 from gotask.policy import Outcome
 from gotask.states import Event
@@ -32,7 +32,10 @@ from gotask.states import Event
 BEATS_PER_LEASE: Final = 3  #: signs of life within one lease: two may be lost before a job is taken away
 PROGRESS_S: Final = 0.3  #: seconds between two writes of what running tasks say of their progress
 SWEEP_S: Final = 0.25  #: seconds between two looks for frames that wait too long
+SLEEP_S: Final = 1.0  #: seconds between two turns; none costs the store anything when nothing is due
+TICK_S: Final = 15.0  #: seconds between two ticks when nothing rings and nothing is known to be due
 ORPHANS_S: Final = 2.0  #: seconds between two looks for nodes of this machine that are dead
+FORGET_S: Final = 3600.0  #: seconds, about, between two readings of all nodes' records, for those nobody has seen for long
 COMPLAIN_S: Final = 10.0  #: seconds between two lines about an outage
 DRAIN_MOST: Final = 2 * policy.LEASE_MOST  #: reports settled in one batch
 log = logging.getLogger("gotask.node")
@@ -42,9 +45,10 @@ class Dispatcher:
     """`slots` is how many jobs the node's workers run at once."""
 
     def __init__(
-        self, backend: Backend, segment: Segment, catalog: Catalog, registry: Registry, owner: str, slots: int, lease_s: float
+        self, line: Line, segment: Segment, catalog: Catalog, registry: Registry, owner: str, slots: int, lease_s: float
     ) -> None:
-        self._backend = backend
+        self._line = line
+        self._backend = line.backend
         self._segment = segment
         self._catalog = catalog
         self._registry = registry
@@ -52,10 +56,10 @@ class Dispatcher:
         self.slots = slots
         self._lease_s = lease_s
         self._agenda = Agenda()
-        self._bell = Bell(backend, segment.ring_reports)
+        self._bell = Bell(self._backend, owner, segment.ring_reports)
         self._adopted = False
         self.ledger = Ledger(catalog)
-        self._leaser = Leaser(backend, segment, catalog, self.ledger, self._bell, owner, slots, lease_s)
+        self._leaser = Leaser(self._backend, segment, catalog, self.ledger, owner, slots, lease_s)
         self.draining = False
         self.answered_at = self.turned_at = monotonic()  # when the store last answered, and the loop last turned
 
@@ -66,9 +70,11 @@ class Dispatcher:
         while not (self.draining and self._adopted and self.ledger.empty):
             seen = self._segment.reports_seen()
             self.turned_at = monotonic()
+            answers = self._line.answers
             try:
                 moved = self._once()
-                self._heard()
+                if self._line.answers > answers:
+                    self._heard()
                 if not moved and not self.ledger.settlements:
                     self._sleep(seen, burst)
             except BackendDown as error:
@@ -78,10 +84,15 @@ class Dispatcher:
     def _once(self) -> int:
         moved = self._collect() if self._adopted else self._adopt()  # before all that may find the store down
         self._catalog.refresh()
+        self._bell.listen(self._catalog.names)
         moved += self._settle()
         self._announce()
         self._beat()
-        rung = self._bell.work
+        self._recover()
+        rung = self._bell.take_work()
+        if rung:
+            self._leaser.more()
+            self._catalog.outdated()
         if not self.draining:
             moved += self._leaser.lease()
         moved += self._tick(rung)  # after the lease: most rings are for work that is ready
@@ -91,7 +102,7 @@ class Dispatcher:
     def _sleep(self, seen: int, burst: bool) -> None:
         """Until something is reported, or rings, or comes due by itself. In a burst there is no sleep without work."""
         idle = self._adopted and self.ledger.empty and self._catalog.tasks is not None
-        if idle and burst and not self._anything_waits():
+        if idle and burst and not self._leaser.anything_waits():
             self.draining = True
         elif idle:
             self._bell.wait(self._rest())
@@ -102,17 +113,11 @@ class Dispatcher:
     def _rest(self) -> float:
         """Seconds to sleep at most; everything that can be rung for is, so this is only for what comes by itself."""
         duties = {"tick": True, "sweep": bool(self.ledger.jobs), "progress": bool(self.ledger.progress)}
-        limited = self._catalog.limited and not self.draining
-        return self._agenda.rest(duties, LIMITED_REST_S if limited else REST_S)
-
-    def _anything_waits(self) -> bool:
-        """Whether limits keep jobs of the served queues waiting."""
-        waiting = {queue.name for tier in self._catalog.tiers for queue in tier if not queue.paused}
-        ready = policy.READY
-        return any(count and state is ready and name in waiting for (name, state), count in self._backend.counts().items())
+        return self._agenda.rest(duties, SLEEP_S if self.draining else min(SLEEP_S, self._leaser.rest))
 
     def _outage(self, error: BackendDown) -> None:
         """The store does not answer: keep everything, and try again after a jittered pause, for ever."""
+        self._bell.lost()
         self._catalog.notices.cut_off = monotonic() - self.answered_at > self._lease_s
         self._agenda.at_once("beat")  # one that failed was not heard, nor was what it would have been told
         if self._agenda.is_due("complain"):
@@ -121,7 +126,7 @@ class Dispatcher:
         time.sleep(random.uniform(0.1, 0.5))
 
     def _heard(self) -> None:
-        """The store has answered all that was asked in this turn."""
+        """The store has answered all that was asked in this turn, and something was asked."""
         self.answered_at = monotonic()
         if self._catalog.notices.cut_off:
             self._catalog.notices.cut_off = False
@@ -175,6 +180,9 @@ class Dispatcher:
         if self._agenda.is_due("orphans"):
             self._registry.give_back_orphans()
             self._agenda.book("orphans", ORPHANS_S)
+        if self._agenda.is_due("forget"):
+            self._registry.forget_unseen()
+            self._agenda.book("forget", FORGET_S * random.uniform(0.75, 1.25))
 
     def _beat(self) -> None:
         """Extend what is in hand: all of it from time to time, and at once when somebody asks for something to stop."""
@@ -198,12 +206,23 @@ class Dispatcher:
                 else:
                     self.ledger.unstarted(ticket, Outcome("cancelled", "cancelled before it started"))
 
+    def _recover(self) -> None:
+        """A lease whose answer was lost may have leased jobs that nobody holds; their lapse would be held against them."""
+        if not self._leaser.unanswered:
+            return
+        in_hand = {(job.id, job.lease) for job in self.ledger.jobs.values()}
+        in_hand |= {(ending.id, ending.lease) for ending in self.ledger.settlements}
+        self._registry.release(self._owner, "the answer to its lease was lost", in_hand)
+        self._leaser.unanswered = False
+        self._leaser.more()
+
     def _tick(self, rung: bool) -> int:
         """Do what is due; `rung`: something came in, and may be due before anything that was known."""
         if not (rung or self._agenda.is_due("tick")):
             return 0
         tick = self._backend.tick(policy.LEASE_MOST)
-        self._agenda.book("tick", REST_S if tick.next_in is None else min(REST_S, tick.next_in))
+        most = min(TICK_S, self._lease_s / 2)  # of what is leased meanwhile, nothing can lapse before
+        self._agenda.book("tick", most if tick.next_in is None else min(most, tick.next_in))
         if tick.promoted or tick.lapsed:
             self._leaser.more()
         return tick.promoted + tick.lapsed
@@ -220,8 +239,8 @@ class Dispatcher:
     # beginning and end
 
     def _adopt(self) -> int:
-        """Learn from the segment what a dead predecessor had in hand, give back what it had not put there, and listen."""
-        self._catalog.refresh(force=True)
+        """Learn from the segment what a dead predecessor had in hand, and give back what it had not put there."""
+        self._catalog.refresh()
         frames: dict[int, frame.Frame] = {}
         for stay in self._segment.adopt():
             try:
@@ -235,10 +254,10 @@ class Dispatcher:
             else:
                 self._segment.cancel(ticket, GRACE_S)
         # What it had leased and not yet handed over is in nobody's hands; its lapse would be held against it.
-        self._registry.release(self._owner, "its dispatcher was restarted", {one.id for one in frames.values()})
+        self._registry.release(self._owner, "its dispatcher was restarted", {(one.id, one.lease) for one in frames.values()})
         if frames:
             log.info("Took over %d jobs from the dispatcher before.", len(self.ledger.jobs))
-        self._bell.start([f"node:{self._owner}", *(f"queue:{name}" for name in self._catalog.names)])
+        self._registry.introduce()
         self._adopted = True
         return len(frames)
 
@@ -250,6 +269,7 @@ class Dispatcher:
     def _farewell(self) -> None:
         self._bell.close()
         try:
+            self._recover()
             self._registry.leave()
         except BackendDown as error:
             log.warning("The store does not answer, so this node stays listed until another one here sees its end: %s", error)

@@ -1,7 +1,6 @@
 """Puts a node together: the segment, the arbiter, and what its dispatcher does."""
 
 import gc
-import logging
 import os
 import signal
 import socket
@@ -17,6 +16,7 @@ from gotask.model import Worker
 from gotask.node.arbiter import Arbiter
 from gotask.node.catalog import Catalog
 from gotask.node.dispatcher import Dispatcher
+from gotask.node.line import Line
 from gotask.node.notices import Notices
 from gotask.node.registry import LifeLine, Registry, new_owner
 from gotask.node.worker import say_ready, take_signals
@@ -26,7 +26,6 @@ SLOTS_LEAST: Final = 4096  #: slots for frames of short jobs, which are leased b
 SLOTS_PER_JOB: Final = 2  #: slots for each job that may run at once: one running, one reported and not yet settled
 GENERATIONS: Final = 2  #: workers of an old and of a new generation live side by side while a node rolls
 GARBAGE_EVERY: Final = 100_000  #: container objects made and not freed before the dispatcher looks for cycles among them
-log = logging.getLogger("gotask.node")
 
 
 def run(settings: WorkerSettings) -> int:
@@ -57,12 +56,11 @@ def dispatch(settings: WorkerSettings, segment: Segment, notices: Notices, node:
     """What the dispatcher's process does, from its fork to its end."""
     from gotask.node.probe import Probe  # it needs numpy, which starts threads: the arbiter, who forks, must not have it
 
-    backend = backends.open(settings.url)
-    catalog = Catalog(backend, notices, settings.queues)
-    registry = Registry(backend, node)
-    dispatcher = Dispatcher(backend, segment, catalog, registry, node.name, node.slots, settings.lease)
+    line = Line(backends.open(settings.url))
+    catalog = Catalog(line.backend, notices, settings.queues)
+    registry = Registry(line.backend, node)
+    dispatcher = Dispatcher(line, segment, catalog, registry, node.name, node.slots, settings.lease)
     take_signals({signal.SIGTERM: dispatcher.drain})
-    log.info("Node %s: %d slots in %d processes. %s", node.name, node.slots, node.processes, backend.promise)
     probe = Probe(dispatcher, segment, catalog, settings.lease)
     if settings.health_port:
         probe.serve(settings.health_addr, settings.health_port)
@@ -72,4 +70,4 @@ def dispatch(settings: WorkerSettings, segment: Segment, notices: Notices, node:
     gc.set_threshold(GARBAGE_EVERY)
     dispatcher.run(settings.burst)
     probe.close()
-    backend.close()
+    line.backend.close()

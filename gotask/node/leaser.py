@@ -1,22 +1,23 @@
 """Which jobs a node takes: how many it can start soon, from which queue, and into the segment with them."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from math import inf
 from typing import Final
 
 from gotask import policy
 from gotask._core.ring import ALONE, Segment
 from gotask.backends import Backend
 from gotask.clock import boottime, monotonic
+from gotask.errors import BackendDown
 from gotask.model import GRACE_S, PRIORITIES, Job, Queue
 from gotask.node import frame
-from gotask.node.bell import Bell
 from gotask.node.catalog import Catalog
 from gotask.node.ledger import Ledger
 from gotask.policy import Outcome
 
-REST_S: Final = 1.0  #: seconds a store that had no more is left alone, unless it rings
-LIMITED_REST_S: Final = 0.05  #: seconds between two tries while a limit of a queue may free places unannounced
+REST_S: Final = 2.0  #: seconds a store that had no more is left alone, unless it rings
+RATED_REST_S: Final = 0.05  #: seconds between two tries while a rate limit holds jobs back, which nobody rings for
 LONG_S: Final = 1.0  #: seconds; until one has run, jobs are taken for long ones, which are not leased ahead
 WINDOW_STEP: Final = 16  #: after the segment was full, one more job is leased ahead for so many that ended
 
@@ -30,7 +31,6 @@ class Leaser:
         segment: Segment,
         catalog: Catalog,
         ledger: Ledger,
-        bell: Bell,
         owner: str,
         slots: int,
         lease_s: float,
@@ -39,7 +39,6 @@ class Leaser:
         self._segment = segment
         self._catalog = catalog
         self._ledger = ledger
-        self._bell = bell
         self._owner = owner
         self._slots = slots
         self._lease_s = lease_s
@@ -47,6 +46,9 @@ class Leaser:
         self._run_s = LONG_S  # measured
         self._trip_s = 0.005  # measured: seconds from lease to settled, apart from the run
         self._dry_until = 0.0  # the store had nothing more; do not ask again before this, unless the bell rings
+        self._held_back: bool | None = None  # whether jobs wait although the store had nothing more; None if nobody looked
+        self._looked_at = 0.0
+        self.unanswered = False  # the answer to a lease was lost, and with it perhaps jobs
         self._window = segment.slots  # jobs that fit into the segment at once, as far as their sizes have shown
 
     def measure_runs(self, seconds: Sequence[float]) -> None:
@@ -64,8 +66,19 @@ class Leaser:
         self._run_s = max(self._run_s, policy.RELEASE_AFTER_S)
 
     def more(self) -> None:
-        """The store has something again, as this node knows without being rung for."""
-        self._dry_until = 0.0
+        """The store may have something again."""
+        self._dry_until, self._held_back = 0.0, None
+
+    @property
+    def rest(self) -> float:
+        """Seconds until the store is worth asking, if it does not ring; for ever while there is no room for more."""
+        return self._dry_until - monotonic() if self._dry_until else inf
+
+    def anything_waits(self) -> bool:
+        """Whether limits keep jobs of the served queues waiting. Raises BackendDown."""
+        waiting = {queue.name for tier in self._catalog.tiers for queue in tier if not queue.paused}
+        ready = policy.READY
+        return any(count and state is ready and name in waiting for (name, state), count in self._backend.counts().items())
 
     def freed(self, count: int) -> None:
         """So many slots are free again: see step by step whether more fits than last time."""
@@ -73,27 +86,31 @@ class Leaser:
 
     def lease(self) -> int:
         """Lease what this node can start soon, and hand it to the workers; how many. Raises BackendDown."""
-        if self._catalog.tasks is None:
-            return 0
-        if self._bell.work:
-            self._bell.work = False
-        elif monotonic() < self._dry_until:
+        if self._catalog.tasks is None or monotonic() < self._dry_until:
             return 0
         in_hand = len(self._ledger.jobs)
         most = min(self._window, in_hand + self._segment.room())
         room = asked = policy.wanted(self._slots, in_hand, self._run_s, self._trip_s, most)
         for tier in self._catalog.tiers:
             room -= self._lease_tier(tier, room)
-        dry = LIMITED_REST_S if self._catalog.limited else REST_S
-        self._dry_until = monotonic() + dry if room else 0.0
+        self._dry_until = monotonic() + self._pause() if room else 0.0
         return asked - room
+
+    def _pause(self) -> float:
+        """Seconds to leave a store alone that had no more. It rings for all but what a rate lets through in time."""
+        if not self._catalog.rated:
+            return REST_S
+        if self._held_back is None or (self._held_back and monotonic() - self._looked_at >= REST_S):
+            self._held_back = self.anything_waits()
+            self._looked_at = monotonic()
+        return RATED_REST_S if self._held_back else REST_S
 
     def _lease_tier(self, queues: Sequence[Queue], room: int) -> int:
         """Lease by weight; what a queue leaves unused goes to those that may have more."""
         leased = 0
         while queues and leased < room:
             wants = policy.shares(queues, room - leased, self._turn)
-            jobs = self._backend.lease(wants, self._owner, self._lease_s)
+            jobs = self._ask(wants)
             self._turn += len(jobs)
             leased += len(jobs)
             if not self._put(jobs):
@@ -101,6 +118,13 @@ class Leaser:
             got = Counter(job.queue for job in jobs)
             queues = [queue for queue in queues if got[queue.name] == wants.get(queue.name, 0)]
         return leased
+
+    def _ask(self, wants: Mapping[str, int]) -> list[Job]:
+        try:
+            return self._backend.lease(wants, self._owner, self._lease_s)
+        except BackendDown:
+            self.unanswered = True
+            raise
 
     def _put(self, jobs: Sequence[Job]) -> bool:
         """Hand jobs to the workers. What has no task here is snoozed; what has no room is given back, and False returned."""

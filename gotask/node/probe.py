@@ -15,6 +15,7 @@ from gotask._core.ring import Segment
 from gotask.clock import monotonic
 from gotask.node.catalog import Catalog
 from gotask.node.dispatcher import Dispatcher
+from gotask.node.leaser import REST_S
 from gotask.states import Event
 
 ALIVE_S: Final = 60.0  #: seconds without a turn of the loop after which only a restart helps
@@ -67,7 +68,7 @@ class Probe:
         if self._catalog.tasks is None:
             return "No worker has loaded its tasks yet."
         silent = monotonic() - self._dispatcher.answered_at
-        if silent > self._lease_s / 3:
+        if silent > max(self._lease_s / 3, 2 * REST_S):
             return f"The store has not answered for {silent:.0f} seconds."
         return None
 

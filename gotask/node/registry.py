@@ -1,8 +1,8 @@
 """Nodes in the store's Worker records, and the proof that one is gone.
 
-All processes of a node inherit one locked file. While any of them lives, the lock cannot be had; so a node that starts on
-the same machine knows for certain which of its predecessors left jobs behind, and gives those back at once instead of
-waiting for their leases to lapse.
+All processes of a node inherit one locked file. While any of them lives, the lock cannot be had; so another node of the same
+machine, which finds the file beside its own, knows for certain that its jobs are in nobody's hands, and gives those back at
+once instead of waiting for their leases to lapse. The store is asked only about a node that is proved dead.
 """
 
 import fcntl
@@ -20,6 +20,7 @@ from gotask.states import Event, State
 
 FORGET_S: Final = 86_400.0  #: seconds; a node unseen for so long has lost its jobs to others, or to their lapse
 PAGE: Final = 500  #: jobs given back in one call
+LOCK: Final = ".lock"  #: how the name of a locked file ends, after its node's
 log = logging.getLogger("gotask.node")
 
 
@@ -33,15 +34,23 @@ class LifeLine:
 
     def __init__(self, folder: Path, owner: str) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.path = folder / f"{owner}.lock"
-        self._fd = os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        self.path = folder.resolve() / f"{owner}{LOCK}"
+        unborn = self.path.with_name(f"{owner}.unborn")  # nobody tries the lock before it is held
+        self._fd = os.open(unborn, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        unborn.rename(self.path)
 
 
 class Registry:
     def __init__(self, backend: Backend, worker: Worker) -> None:
         self._backend = backend
         self._worker = worker
+        self._strangers: set[str] = set()  # names of dead nodes here that are none of this store's
+
+    def introduce(self) -> None:
+        """Say in the log who this is, and what its store promises. Raises BackendDown."""
+        node = self._worker
+        log.info("Node %s: %d slots in %d processes. %s", node.name, node.slots, node.processes, self._backend.promise)
 
     def announce(self, queues: list[str], types: list[str]) -> None:
         """Say that this node is there, and what it takes."""
@@ -56,41 +65,38 @@ class Registry:
             Path(self._worker.lock).unlink(missing_ok=True)
 
     def give_back_orphans(self) -> int:
-        """Release the running jobs of nodes of this machine whose processes are all dead; how many there were."""
-        count = 0
-        for worker in self._backend.all(Worker):
-            if worker.name == self._worker.name:
+        """Release the running jobs of this store's nodes on this machine whose processes are all dead; how many there were.
+
+        Costs the store nothing while nobody has died, however many nodes it has.
+        """
+        if not self._worker.lock:
+            return 0
+        count, own = 0, Path(self._worker.lock)
+        for path in sorted(own.parent.glob(f"*{LOCK}")):
+            name = path.name.removesuffix(LOCK)
+            if path == own or name in self._strangers or not can_be_had(path):
                 continue
-            if worker.seen_at is not None and now() - worker.seen_at.timestamp() > FORGET_S:
-                self._backend.drop(Worker, worker.name)
-            elif self._is_gone(worker):
-                count += self.release(worker.name, "its node is gone")
-                self._backend.drop(Worker, worker.name)
-                Path(worker.lock).unlink(missing_ok=True)
+            worker = self._backend.get(Worker, name)
+            if worker is None or worker.boot_id != self._worker.boot_id or worker.lock != str(path):
+                self._strangers.add(name)  # of another store, perhaps, whose nodes need the file as a proof
+                continue
+            count += self.release(name, "its node is gone")
+            self._backend.drop(Worker, name)
+            path.unlink(missing_ok=True)
         return count
 
-    def _is_gone(self, worker: Worker) -> bool:
-        """True only on proof. A file that is not here may belong to another container, whose lease must lapse."""
-        if worker.boot_id != self._worker.boot_id or not worker.lock:
-            return False
-        try:
-            fd = os.open(worker.lock, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except OSError:
-            return False
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        finally:
-            os.close(fd)
-        return True
+    def forget_unseen(self) -> None:
+        """Drop the records of nodes, of any machine, that have not been seen for FORGET_S. Reads all records."""
+        for worker in self._backend.all(Worker):
+            if worker.seen_at is not None and now() - worker.seen_at.timestamp() > FORGET_S:
+                self._backend.drop(Worker, worker.name)
 
-    def release(self, owner: str, reason: str, keep: Collection[str] = ()) -> int:
-        """Give back the running jobs of `owner`, who is known to be dead, but for the ids in `keep`; how many there were."""
+    def release(self, owner: str, reason: str, keep: Collection[tuple[str, int]] = ()) -> int:
+        """Give back the running jobs of `owner` that nobody holds: all but the (id, lease) in `keep`; how many there were."""
         count, cursor = 0, None
         while True:
             page = self._backend.find(Filter(status=State.RUNNING, worker_id=owner, limit=PAGE, cursor=cursor))
-            strays = [job for job in page.jobs if job.id not in keep]
+            strays = [job for job in page.jobs if (job.id, job.lease) not in keep]
             held = self._backend.settle_many([Settlement(job.id, job.lease, Event.RELEASE, reason=reason) for job in strays])
             count += sum(held)
             cursor = page.next_cursor
@@ -99,3 +105,18 @@ class Registry:
         if count:
             log.info("Gave back %d jobs of %s: %s.", count, owner, reason)
         return count
+
+
+def can_be_had(path: Path) -> bool:
+    """Whether nobody holds the lock of a file: all processes that inherited it are dead."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(fd)
+    return True

@@ -106,7 +106,7 @@ class Redis:
         )
 
     def watch(self, topics: Sequence[str]) -> RedisWatch:
-        return RedisWatch(self._server, topics, lambda topic: self._root)
+        return RedisWatch(self._server, topics, lambda _: self._root)
 
     def move_many(self, ids: Sequence[str], event: Event, reason: str | None = None) -> list[bool]:
         if event not in _BY_HAND:

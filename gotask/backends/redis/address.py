@@ -125,7 +125,9 @@ def parse(url: str) -> Address:
             _refuse(url, f"the database after the address is {database!r}, and must be a number")
     if kind == "cluster" and login.get("db"):
         _refuse(url, "a Cluster has no other database than 0")
-    if kind != "cluster" and not kind and len(hosts) > 1:
+    if kind == "cluster" and ours.get("wait"):
+        _refuse(url, "wait is for one server with replicas, and not for a Cluster")
+    if not kind and len(hosts) > 1:
         _refuse(url, "several servers need redis+sentinel:// or redis+cluster://")
     return Address(
         shown=_shown(url),

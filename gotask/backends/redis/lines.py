@@ -1,0 +1,211 @@
+"""Ways to a Redis: to one server (named outright, or by Sentinels), or to a Cluster. All of redis-py is behind this page.
+
+One server is reached over connections of redis-py that are kept here: its own pool and client cost more per call than Redis
+takes to answer. A line is shared by threads; in a forked child it starts with no connections.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import Any, Final, Protocol, cast
+
+from redis import Redis, RedisCluster, Sentinel
+from redis import exceptions as said
+from redis.backoff import NoBackoff
+from redis.client import PubSub
+from redis.cluster import ClusterNode
+from redis.connection import AbstractConnection, ConnectionPool
+from redis.retry import Retry
+
+from gotask.backends.redis.address import Address
+
+CONNECT_S: Final = 1.0  #: seconds for a connection to be made
+WAIT_SHARE: Final = 0.8  #: part of a call's deadline that replicas may take
+Info = dict[str, Any]
+
+
+class Line(Protocol):
+    """All methods raise redis-py's exceptions, or OSError."""
+
+    def run(self, *command: Any, replicas: int = 0) -> Any:
+        """One command; with `replicas`, answered once so many have it. Raises TooFewReplicas when they do not in time."""
+        ...
+
+    def infos(self) -> list[Info]:
+        """INFO of every server that takes writes."""
+        ...
+
+    def fsync(self) -> str | None:
+        """The setting `appendfsync`, if it may be read."""
+        ...
+
+    def ear(self) -> PubSub:
+        """A connection of its own that can subscribe."""
+        ...
+
+    def forget(self) -> None:
+        """Drop what may lead to a server that is gone."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class TooFewReplicas(Exception):
+    """The command was done, and fewer replicas than asked for (the number is in `args`) had it in time."""
+
+
+def open_line(address: Address) -> Line:
+    """The line to an address; no I/O happens before its first use."""
+    return ClusterLine(address) if address.kind == "cluster" else ServerLine(address)
+
+
+def _options(address: Address) -> dict[str, Any]:
+    return {
+        "socket_timeout": address.timeout,
+        "socket_connect_timeout": min(address.timeout, CONNECT_S),
+        "retry": Retry(NoBackoff(), 0),  # whoever calls knows better whether to try again
+        "protocol": 2,
+        **address.login,
+    }
+
+
+class ServerLine:
+    """To one server at a time."""
+
+    def __init__(self, address: Address) -> None:
+        self._client = _client(address)
+        self._pool: ConnectionPool = self._client.connection_pool
+        self._free: list[AbstractConnection] = []
+        self._patience_ms = int(address.timeout * WAIT_SHARE * 1000)
+        self._process = os.getpid()
+
+    def run(self, *command: Any, replicas: int = 0) -> Any:
+        link = self._take()
+        try:
+            packed = link.pack_command(*command)
+            if replicas:  # WAIT speaks of what its own connection wrote
+                packed += link.pack_command("WAIT", replicas, self._patience_ms)
+            link.send_packed_command(packed, check_health=False)
+            answer = _answer(link)
+            have = _answer(link) if replicas else 0
+        except BaseException:
+            link.disconnect()
+            raise
+        self._free.append(link)
+        if isinstance(answer, said.ResponseError):
+            raise answer
+        if replicas and have < replicas:
+            raise TooFewReplicas(have)
+        return answer
+
+    def _take(self) -> AbstractConnection:
+        """A connection that is free and still connected, else a new one."""
+        if self._process != os.getpid():
+            self._free, self._process = [], os.getpid()
+        while self._free:
+            try:
+                link = self._free.pop()
+            except IndexError:  # another thread was quicker
+                break
+            try:
+                if not link.can_read(timeout=0):  # else Redis has said goodbye
+                    return link
+            except (said.RedisError, OSError):
+                pass
+            link.disconnect()
+        link = cast(AbstractConnection, self._pool.make_connection())
+        link.connect()
+        return link
+
+    def infos(self) -> list[Info]:
+        return [self._client.info()]
+
+    def fsync(self) -> str | None:
+        return _fsync(self._client)
+
+    def ear(self) -> PubSub:
+        return cast(PubSub, self._client.pubsub())
+
+    def forget(self) -> None:
+        free, self._free = self._free, []
+        for link in free:
+            link.disconnect()
+        self._pool.disconnect(inuse_connections=False)
+
+    def close(self) -> None:
+        self.forget()
+        self._client.close()
+
+
+def _answer(link: Any) -> Any:
+    """The next answer; what Redis itself refused is an answer too, and leaves the connection as good as it was."""
+    try:
+        return link.read_response()
+    except said.ResponseError as refusal:
+        return refusal
+
+
+def _client(address: Address) -> Redis:
+    options = _options(address)
+    if address.kind == "sentinel":
+        secure = {name: value for name, value in options.items() if name.startswith("ssl")}
+        asking = {
+            name: options[name] for name in ("socket_timeout", "socket_connect_timeout", "retry", "protocol")
+        } | address.sentinel_login
+        sentinel = Sentinel(address.hosts, sentinel_kwargs=asking | secure)
+        return cast(Redis, sentinel.master_for(address.service, **options))
+    if "path" in options:
+        return Redis(unix_socket_path=options.pop("path"), **options)
+    ((host, port),) = address.hosts
+    return Redis(host=host, port=port, **options)
+
+
+def _fsync(client: Redis) -> str | None:
+    try:
+        found = cast(dict[str, str], client.config_get("appendfsync"))
+    except said.ResponseError:  # managed servers hide it, and so may an ACL
+        return None
+    return found.get("appendfsync")
+
+
+class ClusterLine:
+    """To the master that holds a key's slot. redis-py's client of a Cluster follows where slots move."""
+
+    def __init__(self, address: Address) -> None:
+        self._address = address
+        self._made: RedisCluster | None = None
+        self._process = os.getpid()
+
+    def _cluster(self) -> RedisCluster:
+        if self._process != os.getpid():
+            self._made, self._process = None, os.getpid()
+        made = self._made
+        if made is None:
+            nodes = [ClusterNode(host, port) for host, port in self._address.hosts]
+            made = self._made = RedisCluster(startup_nodes=nodes, **_options(self._address))
+        return made
+
+    def run(self, *command: Any, replicas: int = 0) -> Any:
+        assert not replicas, "gotask.backends.redis.address refuses that"
+        return self._cluster().execute_command(*command)
+
+    def _servers(self) -> Sequence[Redis]:
+        cluster = self._cluster()
+        return [cluster.get_redis_connection(node) for node in cluster.get_primaries()]
+
+    def infos(self) -> list[Info]:
+        return [server.info() for server in self._servers()]
+
+    def fsync(self) -> str | None:
+        found = {_fsync(server) for server in self._servers()}
+        return next(iter(found)) if len(found) == 1 else None
+
+    def ear(self) -> PubSub:
+        return self._cluster().pubsub()
+
+    def forget(self) -> None:
+        made, self._made = self._made, None
+        if made is not None:
+            made.close()
+
+    def close(self) -> None:
+        self.forget()
