@@ -97,6 +97,8 @@ $(STAMPS)/core: $(STAMPS)/server setup.py $(CORE)
 
 $(STAMPS)/dev: $(STAMPS)/server
 	@.ci/need "command -v curl" curl ca-certificates
+	@.ci/need "command -v redis-server" redis-server
+	@.ci/need "command -v openssl" openssl
 	$(BIN)/python -m pip install -q --no-build-isolation -e '.[dev]'
 	@touch $@
 
