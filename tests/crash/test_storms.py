@@ -58,9 +58,10 @@ def test_workers_are_killed_all_the_time_and_every_job_ends_once(storage: str, b
         history = History.read(running.witness)
         assert hit == KILLS
         check(backend, ids, {job: n for n, job in enumerate(ids)}, history, faults=hit)
-        # And the node has all its workers again, and as many open files as before
+        # And the node has all its workers again, and as many open files as before, but for a few connections to the store,
+        # which are opened when several threads first need one at once: far fewer than one for each kill
         until("four workers live", lambda: len(running.of("worker")) == 4)
-        until("no file is left open", lambda: open_files(running) <= before)
+        until("no file is left open", lambda: open_files(running) <= before + min(4, KILLS // 4))
 
 
 def test_the_dispatcher_is_killed_and_nobody_notices(storage: str, backend: Backend, tmp_path: Path) -> None:
@@ -168,7 +169,7 @@ def freeze(running: Node, storage: str) -> list[int]:
     """Stop all processes of a node, at an instant at which none of them is writing to the store: an embedded store has one
     writer, so one that is stopped in the middle would hold up all others for as long, and there would be nothing to see."""
     family = running.family()
-    impatient = opened(f"{storage}?timeout=0.3")
+    impatient = opened(f"{storage}{'&' if '?' in storage else '?'}timeout=0.3")
     try:
         for _ in range(50):
             for pid in family:
