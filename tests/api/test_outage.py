@@ -8,15 +8,17 @@ from typing import Any
 import falcon.testing
 import pytest
 
-from gotask import backends
-from gotask.api import rest
+from gotask import backends, ticker
+from gotask.api import rest, wsgi
+from gotask.api.auth import Gate
 from gotask.api.gather import Gather
 from gotask.api.writes import TOLD_S, UNREADY_S
 from gotask.backends import Backend
 from gotask.errors import BackendDown
 from gotask.model import NewJob, Tick
 from gotask.service import Service
-from gotask.ticker import AT_MOST_S, Ticker
+from gotask.settings import ServerSettings
+from gotask.ticker import AT_MOST_S, NETWORKED_S, Ticker
 
 
 class Away:
@@ -161,6 +163,40 @@ def test_a_batch_that_fails_fails_for_each_in_it_and_no_longer() -> None:
     gather.close()
 
 
+def test_a_server_starts_while_its_store_is_away(
+    away: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Given a networked store that is made without asking anybody, and does not answer
+    away.error = BackendDown("The store at example does not answer.")
+    store, closed = away, threading.Event()
+    monkeypatch.setattr(backends, "open", lambda _: store)
+    monkeypatch.setattr(ticker, "AFTER_ERROR_S", 0.02)
+    monkeypatch.setattr(Away, "close", closed.set, raising=False)
+    server = wsgi.Application(ServerSettings(storage="redis://example", metrics_port=0), Gate(), [])
+    with caplog.at_level("INFO"):
+        web = falcon.testing.TestClient(server.load())
+        try:
+            # When somebody asks, then he is told when to come again; it lives, and is not ready
+            for path in ("/ready", "/api/v1/jobs"):
+                answer = web.simulate_get(path, host="localhost")
+                assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+            assert web.simulate_get("/health", host="localhost").status_code == 200
+            assert "Once enqueue has answered" not in caplog.text
+            # When the store is back, then it is ready, and says what the store promises
+            away.error = None
+            assert web.simulate_get("/ready", host="localhost").status_code == 200
+            assert web.simulate_post("/api/v1/jobs", json={"type": "echo"}, host="localhost").status_code == 201
+            for _ in range(500):
+                if "Once enqueue has answered" in caplog.text:
+                    break
+                closed.wait(0.01)
+            assert "Once enqueue has answered" in caplog.text
+        finally:
+            server.on_stop()
+            server.on_end()
+    assert closed.is_set()
+
+
 class Scripted:
     """A backend that only ticks, as told."""
 
@@ -179,13 +215,16 @@ class Scripted:
 def test_a_ticker_comes_when_something_is_due(caplog: pytest.LogCaptureFixture) -> None:
     # Given a store where much is due, then something soon, something late, nothing, and then an outage of two ticks
     script = [Tick(promoted=9, next_in=0), Tick(next_in=0.3), Tick(next_in=99.0), Tick(), BackendDown(), BackendDown(), Tick()]
-    ticker = Ticker(Scripted(*script))  # type: ignore[arg-type]
+    ticking = Ticker(Scripted(*script))  # type: ignore[arg-type]
     # When it is ticked, then the next tick is then, or within a second
     with caplog.at_level("INFO", "gotask.ticker"):
-        pauses = [ticker.once() for _ in script]
+        pauses = [ticking.once() for _ in script]
     assert pauses[:4] == [0.0, 0.3, AT_MOST_S, AT_MOST_S]
     # And the outage is told of once, and so is its end
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+    # And one of a store that many share comes more seldom when nothing is known to be due
+    calm = Ticker(Scripted(Tick(), Tick(next_in=0.3)), NETWORKED_S)  # type: ignore[arg-type]
+    assert [calm.once(), calm.once()] == [NETWORKED_S, 0.3]
 
 
 def test_a_ticker_promotes_and_stops(away: Any) -> None:
@@ -193,12 +232,12 @@ def test_a_ticker_promotes_and_stops(away: Any) -> None:
     (made,) = away.enqueue_many([NewJob(type="echo", id="later", delay=0.05)])
     assert made.job.status == "SCHEDULED"
     # When a ticker runs, then the job is promoted without a node
-    ticker = Ticker(away)
-    ticker.start()
+    ticking = Ticker(away)
+    ticking.start()
     watch = away.watch(["queue:default"])
     for _ in range(100):
         if away.get_many(["later"])[0].status == "PENDING":
             break
         watch.wait(0.1)
     assert away.get_many(["later"])[0].status == "PENDING"
-    ticker.stop()
+    ticking.stop()

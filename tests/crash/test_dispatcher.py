@@ -17,6 +17,7 @@ from gotask.backends import Backend
 from gotask.model import NewJob, Rules, Worker
 from gotask.node.catalog import Catalog
 from gotask.node.dispatcher import Dispatcher
+from gotask.node.line import Line
 from gotask.node.notices import Notices, TaskSpec
 from gotask.node.registry import Registry
 from gotask.node.run import Runner
@@ -84,9 +85,10 @@ class Bench:
 
     def dispatcher(self, last: float, after: bool) -> tuple[Dispatcher, Mortal]:
         mortal: Any = Mortal(self.backend, last, after)
-        catalog = Catalog(mortal, self.notices, [])
-        registry = Registry(mortal, Worker(name="node"))
-        return Dispatcher(mortal, self.segment, catalog, registry, "node", 4, LEASE_S), mortal
+        line = Line(mortal)
+        catalog = Catalog(line.backend, self.notices, [])
+        registry = Registry(line.backend, Worker(name="node"))
+        return Dispatcher(line, self.segment, catalog, registry, "node", 4, LEASE_S), mortal
 
     def turn(self, dispatcher: Dispatcher) -> None:
         dispatcher._once()

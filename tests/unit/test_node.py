@@ -9,17 +9,15 @@ from typing import Any
 import pytest
 
 from gotask._core.ring import INNOCENT, OVERDUE, SUSPECT, SUSPECT_ALONE, TORN, Loss, Report
-from gotask.clock import boot_id, from_epoch, now
 from gotask.errors import Cancel, Cancelled, NotConfigured, Retry, Snooze, TimeLimit
-from gotask.model import ERROR_MAX, Job, NewJob, Rules, Settlement, Worker
+from gotask.model import ERROR_MAX, Job, Rules, Settlement
 from gotask.node import frame
 from gotask.node.catalog import Catalog
 from gotask.node.ledger import Ledger
 from gotask.node.notices import Notices, TaskSpec
-from gotask.node.registry import LifeLine, Registry, new_owner
 from gotask.node.worker import load_tasks
 from gotask.policy import Outcome
-from gotask.states import Event, State
+from gotask.states import Event
 from gotask.task import Misfit, Task
 from gotask.verdict import interruption, judge, text
 
@@ -142,32 +140,6 @@ def test_a_ledger_counts_a_ticket_once_however_often_it_is_lost() -> None:
     assert ledger.settlements == [Settlement("a", 1, Event.ACK, result=b"null")]
     assert ledger.clear_settled() == 2
     assert ledger.empty
-
-
-def test_orphans_are_given_back_only_on_proof_of_death(tmp_path: Path) -> None:
-    from gotask import backends
-
-    # Given a node that is alive and one whose lock file can be had, each with a running job
-    backend = backends.open(f"sqlite:///{tmp_path}/jobs.db")
-    lines = {name: LifeLine(tmp_path / "nodes", new_owner(name)) for name in ("alive", "dead")}
-    jobs = {}
-    for name, line in lines.items():
-        owner = line.path.stem
-        backend.put(Worker(name=owner, boot_id=boot_id(), lock=str(line.path), seen_at=from_epoch(now())))
-        backend.enqueue_many([NewJob(type="t")])
-        jobs[name] = backend.lease({"default": 1}, owner, 600.0)[0]
-    os.close(lines["dead"]._fd)
-    # When a third one starts
-    third = Registry(backend, Worker(name=new_owner("third"), boot_id=boot_id()))
-    assert third.give_back_orphans() == 1
-    # Then the dead one's job waits again, nothing burned, and the other's still runs
-    alive, dead = backend.get_many([jobs["alive"].id, jobs["dead"].id])
-    assert alive is not None
-    assert dead is not None
-    assert (alive.status, dead.status, dead.crashes) == (State.RUNNING, State.PENDING, 0)
-    assert [worker.name for worker in backend.all(Worker)] == [lines["alive"].path.stem]
-    os.close(lines["alive"]._fd)
-    backend.close()
 
 
 @pytest.mark.parametrize(
