@@ -1,22 +1,26 @@
 """The Redis storage: one Lua script makes every change, in one atomic step.
 
-address.py  from a URL to servers and options     redis.lua   the script, and every key it uses
-server.py   connections, deadlines, errors        script.py   the tables of gotask.states as Lua
-rows.py     Structs and flat lists                watch.py    the doorbell
+address.py  from a URL to servers and options     redis.lua   the keys, and what all verbs of the script share
+lines.py    connections                           *.lua       its verbs
+server.py   calls of the script, errors           script.py   the tables of gotask.states as Lua
+rows.py     Structs and flat lists                shards.py   which keys a job lies under
+watch.py    the doorbell                          claims.py, permits.py   what several shards decide at one
 """
 
-import base64
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import msgspec
 
 from gotask.backends import Backend, ids
-from gotask.backends.fields import born, cut, same_body
-from gotask.backends.redis import rows
+from gotask.backends.fields import born, same_body
+from gotask.backends.redis import pages, rows
 from gotask.backends.redis.address import parse
+from gotask.backends.redis.claims import Claims
+from gotask.backends.redis.permits import Permits
 from gotask.backends.redis.script import MICROSECONDS
 from gotask.backends.redis.server import Server
+from gotask.backends.redis.shards import named
 from gotask.backends.redis.watch import RedisWatch
 from gotask.clock import from_epoch, to_epoch
 from gotask.errors import InvalidInput
@@ -43,13 +47,28 @@ class Redis:
     def __init__(self, server: Server, clock: Callable[[], float] | None = None) -> None:
         self._server = server
         self._clock = clock
-        self._root = f"{server.address.prefix}:{{0}}"
+        self._shards = server.shards
+        self._claims = Claims(self._shards, self._run, self._get)
+        self._permits = Permits(self._shards, self._run, lambda: self.all(Queue))
+        self._turn = 0  # the shard that is asked first for jobs
 
-    def _run(self, verb: str, *arguments: Any) -> Any:
-        return self._server.run(self._root, verb, self._time(), *arguments)
+    def _run(self, root: str, verb: str, *arguments: Any) -> Any:
+        replicas = self._server.address.wait if verb == "enqueue" else 0
+        return self._server.run(root, verb, self._time(), *arguments, replicas=replicas)
 
     def _time(self) -> str:
         return "" if self._clock is None else f"{self._clock() * MICROSECONDS:.0f}"
+
+    def _each(self, ids: Sequence[str], arguments: Callable[[int], list[Any]], verb: str, *first: Any) -> list[Any]:
+        """Run a verb for many jobs at their shards, `arguments` giving those of each position; answers in the same order."""
+        answers: list[Any] = [None] * len(ids)
+        for root, positions in self._shards.groups(ids):
+            for start in range(0, len(positions), CHUNK):
+                piece = positions[start : start + CHUNK]
+                flat = [part for at in piece for part in arguments(at)]
+                for at, answer in zip(piece, self._run(root, verb, *first, *flat), strict=True):
+                    answers[at] = answer
+        return answers
 
     @property
     def promise(self) -> str:
@@ -57,121 +76,148 @@ class Redis:
 
     def enqueue_many(self, jobs: Sequence[NewJob]) -> list[Enqueued]:
         made = iter(ids.make(sum(not new.id for new in jobs)))
-        named = [(new.id or next(made), new) for new in jobs]
-        answers: list[Enqueued] = []
-        for piece in _pieces(named):
-            flat: list[Any] = [len(piece)]
-            for id, new in piece:
-                flat += rows.enqueue_arguments(id, new)
-            now, *outcomes = self._server.run_durably(self._root, "enqueue", self._time(), *flat)
-            at = int(now) / MICROSECONDS
-            answers += [_answer(outcome, id, new, at) for outcome, (id, new) in zip(outcomes, piece, strict=True)]
+        names = [new.id or next(made) for new in jobs]
+        if self._shards.several and any(new.unique_key is not None for new in jobs):
+            return self._enqueue_claimed(jobs, names)
+        answers = self._each(names, lambda at: rows.enqueue_arguments(names[at], jobs[at]), "enqueue")
+        return [_enqueued(answer, id, new) for answer, id, new in zip(answers, names, jobs, strict=True)]
+
+    def _enqueue_claimed(self, jobs: Sequence[NewJob], names: Sequence[str]) -> list[Enqueued]:
+        """One by one, those with a unique key once they hold it."""
+        answers = []
+        for id, new in zip(names, jobs, strict=True):
+            known = self._get(id) is not None  # then the job that stands is the answer
+            holder = None if known or new.unique_key is None else self._claims.claim(new.unique_key, id)
+            if holder is None:
+                arguments = rows.enqueue_arguments(id, new)
+                (answer,) = self._run(self._shards.of(id), "enqueue", *arguments)
+                answers.append(_enqueued(answer, id, new))
+            else:
+                answers.append(Enqueued("duplicate", holder))
         return answers
 
     def lease(self, wants: Mapping[str, int], owner: str, lease_s: float) -> list[Job]:
+        wants = {queue: want for queue, want in wants.items() if want > 0}
+        if not self._shards.several:
+            return self._lease_at(self._shards.roots[0], wants, owner, lease_s, judged=True)
+        permits: dict[str, tuple[str, int]] = {}
+        for queue in wants:
+            if self._permits.needed(queue):
+                permits[queue] = self._permits.reserve(queue, wants[queue], lease_s)
+        rest = wants | {queue: n for queue, (_, n) in permits.items()}
+        jobs: list[Job] = []
+        self._turn += 1
+        roots = self._shards.roots
+        for at in range(len(roots)):
+            if not any(rest.values()):
+                break
+            found = self._lease_at(roots[(self._turn + at) % len(roots)], rest, owner, lease_s, judged=False)
+            for job in found:
+                rest[job.queue] -= 1
+            jobs += found
+        for queue, (token, n) in permits.items():
+            self._permits.give(queue, token, n, [job for job in jobs if job.queue == queue], lease_s)
+        return sorted(jobs, key=lambda job: (-job.priority, job.created_at, job.id))
+
+    def _lease_at(self, root: str, wants: Mapping[str, int], owner: str, lease_s: float, *, judged: bool) -> list[Job]:
         asked = [part for queue, want in wants.items() if want > 0 for part in (queue, want)]
         if not asked:
             return []
-        return rows.read_leased(self._run("lease", owner, _micros(lease_s), *asked), owner)
+        return rows.read_leased(self._run(root, "lease", owner, rows.micros_of(lease_s), int(judged), *asked), owner)
 
     def settle_many(self, settlements: Sequence[Settlement]) -> list[bool]:
-        held: list[bool] = []
-        for piece in _pieces(settlements):
-            flat: list[Any] = []
-            for one in piece:
-                flat += rows.settle_arguments(one, cut)
-            held += [answer == 1 for answer in self._run("settle", *flat)]
-        return held
+        names = [one.id for one in settlements]
+        answers = self._each(names, lambda at: rows.settle_arguments(settlements[at]), "settle")
+        if self._shards.several:
+            self._permits.hand_back(_by_queue(names, answers))
+        return [answer != 0 for answer in answers]
 
     def extend_many(self, beats: Sequence[Beat], lease_s: float) -> list[Held]:
-        held: list[Held] = []
-        for piece in _pieces(beats):
-            flat: list[Any] = [_micros(lease_s)]
-            for beat in piece:
-                flat += rows.beat_arguments(beat)
-            held += [_HELD[answer] for answer in self._run("extend", *flat)]
-        return held
+        names = [beat.id for beat in beats]
+        answers = self._each(names, lambda at: rows.beat_arguments(beats[at]), "extend", rows.micros_of(lease_s))
+        if self._shards.several:
+            told = [answer.partition(b" ") if isinstance(answer, bytes) else (answer, b"", 0) for answer in answers]
+            self._permits.extend(_by_queue(names, [queue or 0 for _, _, queue in told]), lease_s)
+            answers = [int(code) for code, _, _ in told]
+        return [_HELD[answer] for answer in answers]
 
     def tick(self, limit: int = 1000) -> Tick:
-        answer = self._run("tick", limit)
-        told = [(answer[at].decode(), int(answer[at + 1])) for at in range(0, len(answer), 2)]
-        done = dict(told)
-        following = [wait / MICROSECONDS for word, wait in told if word == "next"]
-        return Tick(
-            promoted=done.get("promote", 0),
-            lapsed=done.get("lapse", 0),
-            expired=done.get("expire", 0),
-            pruned=done.get("prune", 0),
-            next_in=min(following, default=None),
-        )
+        total = Tick()
+        for root in self._shards.roots:
+            done = rows.read_tick(self._run(root, "tick", limit))
+            limit -= done.promoted + done.lapsed + done.expired + done.pruned
+            following = [one for one in (total.next_in, done.next_in) if one is not None]
+            total = Tick(
+                total.promoted + done.promoted,
+                total.lapsed + done.lapsed,
+                total.expired + done.expired,
+                total.pruned + done.pruned,
+                min(following, default=None),
+            )
+        if self._shards.several:
+            self._claims.sweep()
+        return total
 
     def watch(self, topics: Sequence[str]) -> RedisWatch:
-        return RedisWatch(self._server, topics, lambda _: self._root)
+        return RedisWatch(self._server, topics)
 
     def move_many(self, ids: Sequence[str], event: Event, reason: str | None = None) -> list[bool]:
         if event not in _BY_HAND:
-            raise InvalidInput(
-                f"{event.value} is settled by the holder of the lease; by hand a job can be cancelled or revived."
-            )
-        answers: list[bool] = []
-        for piece in _pieces(ids):
-            answers += [answer == 1 for answer in self._run("move", event.value, reason or "", *map(_named, piece))]
-        return answers
+            raise InvalidInput(f"{event.value} is settled by the holder of the lease; by hand: cancel, revive.")
+        if self._shards.several and event is Event.REVIVE:
+            return [not self._key_is_taken(id) and self._move([id], event, reason) == [True] for id in ids]
+        return self._move(ids, event, reason)
+
+    def _move(self, ids: Sequence[str], event: Event, reason: str | None) -> list[bool]:
+        answers = self._each(ids, lambda at: [named(ids[at])], "move", event.value, reason or "")
+        return [answer == 1 for answer in answers]
+
+    def _key_is_taken(self, id: str) -> bool:
+        job = self._get(id)
+        if job is None or job.unique_key is None or job.status not in RULES[Event.REVIVE].sources:
+            return False
+        return self._claims.claim(job.unique_key, id) is not None
 
     def drop_many(self, ids: Sequence[str]) -> list[bool]:
-        answers: list[bool] = []
-        for piece in _pieces(ids):
-            answers += [answer == 1 for answer in self._run("drop", *map(_named, piece))]
-        return answers
+        return [answer == 1 for answer in self._each(ids, lambda at: [named(ids[at])], "drop")]
 
     def get_many(self, ids: Sequence[str]) -> list[Job | None]:
-        found: list[Job | None] = []
-        for piece in _pieces(ids):
-            found += [rows.read(row) if row else None for row in self._run("get", *map(_named, piece))]
-        return found
+        return [rows.read(row) if row else None for row in self._each(ids, lambda at: [named(ids[at])], "get")]
+
+    def _get(self, id: str) -> Job | None:
+        return self.get_many([id])[0]
 
     def find(self, filter: Filter) -> Page:
-        wanted = (
-            filter.queue or "",
-            filter.status.value if filter.status is not None else "",
-            filter.type or "",
-            filter.worker_id or "",
-            filter.unique_key or "",
-            "" if filter.created_after is None else rows.micros(filter.created_after),
-            "" if filter.created_before is None else rows.micros(filter.created_before),
-        )
-        cursor: Any = "" if filter.cursor is None else _seq(filter.cursor)
-        found: list[Any] = []
-        skip = filter.offset
-        while True:
-            cursor, skip, more = self._run("page", *wanted, cursor, skip, filter.limit + 1 - len(found))
-            found += more
-            if not cursor or len(found) > filter.limit:
-                break
-        page = found[: filter.limit]
-        more = len(found) > filter.limit
-        return Page([rows.read(row) for row in page], _cursor(rows.seq_of(page[-1])) if more else None)
+        return pages.find(self._run, self._shards.roots, filter)
 
     def counts(self) -> dict[tuple[str, State], int]:
-        flat = self._run("counts")
         found: dict[tuple[str, State], int] = {}
-        for at in range(0, len(flat), 2):
-            status, _, queue = flat[at].decode().partition(" ")
-            found[queue, State(status)] = int(flat[at + 1])
+        for root in self._shards.roots:
+            flat = self._run(root, "counts")
+            for at in range(0, len(flat), 2):
+                status, _, queue = flat[at].decode().partition(" ")
+                key = (queue, State(status))
+                found[key] = found.get(key, 0) + int(flat[at + 1])
         return found
 
     def put(self, record: Record, version: int | None = None) -> bool:
-        expected = "" if version is None else version
-        return bool(self._run("put", record.KIND, record.name, expected, msgspec.json.encode(record)))
+        """Several shards: decided at the first, then copied to the others, which judge a pause by their copy."""
+        body = msgspec.json.encode(record)
+        first, *others = self._shards.roots
+        if not self._run(first, "put", record.KIND, record.name, "" if version is None else version, body):
+            return False
+        for root in others if isinstance(record, Queue) else ():
+            self._run(root, "put", record.KIND, record.name, "", body)
+        return True
 
     def get(self, kind: type[R], name: str) -> R | None:
-        return next(iter(self._records(kind, name)), None)
+        return next(iter(self._records(kind, named(name))), None)
 
     def all(self, kind: type[R]) -> list[R]:
         return sorted(self._records(kind), key=lambda record: record.name)
 
-    def _records(self, kind: type[R], *names: str) -> list[R]:
-        flat = self._run("records", kind.KIND, *map(_named, names))
+    def _records(self, kind: type[R], *names: bytes) -> list[R]:
+        flat = self._run(self._shards.roots[0], "records", kind.KIND, *names)
         found = []
         for at in range(0, len(flat), 3):
             record = msgspec.json.decode(flat[at + 2], type=kind)
@@ -180,48 +226,36 @@ class Redis:
         return found
 
     def drop(self, kind: type[R], name: str, version: int | None = None) -> bool:
-        return bool(self._run("discard", kind.KIND, _named(name), "" if version is None else version))
+        first, *others = self._shards.roots
+        if not self._run(first, "discard", kind.KIND, named(name), "" if version is None else version):
+            return False
+        for root in others if kind is Queue else ():
+            self._run(root, "discard", kind.KIND, named(name), "")
+        return True
 
     def close(self) -> None:
         self._server.close()
 
 
-def _answer(outcome: Any, id: str, new: NewJob, now: float) -> Enqueued:
-    if outcome != 1:
-        stands = rows.read(outcome)
+def _by_queue(ids: Sequence[str], answers: Sequence[Any]) -> dict[str, list[str]]:
+    """The ids whose answer is the name of a queue, by queue."""
+    found: dict[str, list[str]] = {}
+    for id, answer in zip(ids, answers, strict=True):
+        if isinstance(answer, bytes):
+            found.setdefault(answer.decode(), []).append(id)
+    return found
+
+
+def _enqueued(answer: Any, id: str, new: NewJob) -> Enqueued:
+    """The answer to one enqueue: when it was created, or the row of the job that stands."""
+    if isinstance(answer, list):
+        stands = rows.read(answer)
         return Enqueued("duplicate" if stands.id != id or same_body(new, stands) else "conflict", stands)
+    now = int(answer) / MICROSECONDS
     due = max(now + (new.delay or 0.0), to_epoch(new.scheduled_at) if new.scheduled_at is not None else 0.0)
     if due > now:
         return Enqueued("created", born(new, id, _SLEEPS, from_epoch(due), from_epoch(now)))
     return Enqueued("created", born(new, id, _WAITS, new.expires_at, from_epoch(now)))
-
-
-def _pieces(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    for at in range(0, len(items), CHUNK):
-        yield items[at : at + CHUNK]
-
-
-def _micros(seconds: float) -> int:
-    return round(seconds * MICROSECONDS)
-
-
-def _named(id: str) -> bytes:
-    """An id or a name as bytes; one that no UTF-8 can spell names nothing."""
-    return id.encode("utf-8", "replace")
-
-
-def _cursor(seq: int) -> str:
-    return base64.urlsafe_b64encode(b"s%d" % seq).decode().rstrip("=")
-
-
-def _seq(cursor: str) -> int:
-    try:
-        text = base64.urlsafe_b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4))
-        if text[:1] != b"s" or not text[1:].isdigit() or len(text) > 20:
-            raise ValueError
-        return int(text[1:])
-    except ValueError:
-        raise InvalidInput(f"The cursor {cursor[:64]!r} is not one this storage gave; start again without it.") from None
 
 
 _conforms: type[Backend] = Redis  # for the type checker

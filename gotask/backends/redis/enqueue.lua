@@ -1,5 +1,5 @@
--- enqueue: n, then per job: id, queue, priority, delay, scheduled_at, expires_at, unique_key, type, payload, more ('' for none)
--- -> the time, then per job: 1 (created), or the row of the job that stands
+-- enqueue: per job: id, queue, priority, delay, scheduled_at, expires_at, unique_key, type, payload, more ('' for none)
+-- -> per job: the time it was created at, or the row of the job that stands
 if verb == 'enqueue' then
   local function tell(fields, field, value, default)
     if value ~= default then
@@ -7,16 +7,16 @@ if verb == 'enqueue' then
       fields[#fields + 1] = value
     end
   end
-  local n = tonumber(take())
+  local n = (#ARGV - at) / 10
   local seq = call('INCRBY', root .. ':seq', n) - n
-  local answer = {now_text}
+  local answer = {}
   for i = 1, n do
     local id, queue, priority, delay, scheduled = take(), take(), take(), take(), take()
     local expires, unique, kind, payload, more = take(), take(), take(), take(), take()
     local stands = call('EXISTS', JOB .. id) == 1 and id
     if not stands and unique ~= '' then stands = call('HGET', root .. ':unique', unique) end
     if stands then
-      answer[i + 1] = row_of(load(stands))
+      answer[i] = row_of(load(stands))
     else
       local job = {id = id, seq = seq + i, queue = queue, priority = priority, status = 'PENDING'}
       local due = math.max(now + number(delay), number(scheduled))
@@ -33,7 +33,7 @@ if verb == 'enqueue' then
       stand(job, enter, due)
       count(job.status, queue, 1)
       rung[':queue:' .. queue] = true -- also for those that sleep: whoever keeps the time must know of an earlier one
-      answer[i + 1] = 1
+      answer[i] = now_text
     end
   end
   return done(answer)

@@ -1,13 +1,17 @@
--- lease: owner, lease (microseconds), then queue, want ...
+-- permit: queue, token, want, lease (microseconds) -> how many jobs may be leased with that token, from any shard
+-- lease: owner, lease (microseconds), 1 if limits are judged here (else by permits), then queue, want ...
 -- -> the time, the lease number, rows as they were before the lease
-if verb == 'lease' then
+if verb == 'lease' or verb == 'permit' then
   -- What a queue's record and its past allow now, of `want`.
-  local function allowed(queue, lane, want)
+  local function allowed(queue, lane, want, limited)
     local record = record_of(queue)
     if not record then return want end
     if record.paused then return 0 end
-    if number(record.max_workers) > 0 then
-      want = math.min(want, record.max_workers - number(call('HGET', root .. ':counts', 'RUNNING ' .. queue)))
+    lane.limit = number(record.max_workers) > 0
+    if not limited then return want end
+    if lane.limit then
+      local permits = verb == 'permit' and call('ZCOUNT', root .. ':permits:' .. queue, '(' .. now_text, '+inf')
+      want = math.min(want, record.max_workers - number(permits or call('HGET', root .. ':counts', 'RUNNING ' .. queue)))
     end
     local rate = number(record.rate_limit)
     if rate > 0 then -- a token bucket: it holds a second's worth, and at least one start
@@ -38,6 +42,17 @@ if verb == 'lease' then
     elseif took > 0 and lane.had then -- a limit set later starts with a full bucket
       call('HDEL', key, 'tokens', 'filled_at')
     end
+  end
+
+  if verb == 'permit' then
+    local queue, token, want, until_text = take(), take(), tonumber(take()), string.format('%.0f', now + take())
+    local lane = lane_of(queue)
+    local n = math.max(0, allowed(queue, lane, want, true))
+    for i = 1, n do
+      enter(':permits:' .. queue, until_text, token .. ' ' .. i)
+    end
+    keep_lane(queue, lane, n)
+    return done(n)
   end
 
   -- The first n of a queue between two scores that have not expired.
@@ -104,12 +119,13 @@ if verb == 'lease' then
   end
 
   even_if_full()
-  local owner, until_text = take(), string.format('%.0f', now + tonumber(take()))
+  local owner, until_text, limited = take(), string.format('%.0f', now + take()), take() == '1'
   local lease, answer
   while at < #ARGV do
     local queue, want = take(), tonumber(take())
     local lane = lane_of(queue)
-    want = allowed(queue, lane, want)
+    want = allowed(queue, lane, want, limited)
+    local permitted = not limited and lane.limit
     local jobs = want > 0 and pick(queue, want, lane.leased) or {}
     if #jobs > 0 and not lease then
       lease = string.format('%.0f', math.max(number(call('GET', root .. ':lease')) + 1, now))
@@ -120,6 +136,7 @@ if verb == 'lease' then
     for _, job in ipairs(jobs) do
       answer[#answer + 1] = row(job, bodies[number(job.seq)], until_text)
       call('HSET', JOB .. job.id, 'status', 'RUNNING', 'lease', lease, 'worker_id', owner, 'started_at', now_text)
+      if permitted then call('HSET', JOB .. job.id, 'permit', queue) elseif job.permit then call('HDEL', JOB .. job.id, 'permit') end
       if job.reason then call('HDEL', JOB .. job.id, 'reason') end
       leave(':ready:' .. queue, job.id)
       if expiry(job) then leave(':due', job.id) end
@@ -132,20 +149,22 @@ if verb == 'lease' then
   return done(answer or {})
 end
 
--- extend: lease (microseconds), then per beat: id, lease, n, fields: progress, progress_note -> 0 lost, 1 held, 2 to be stopped
+-- extend: lease (microseconds), then per beat: id, lease, n, fields: progress, progress_note
+-- -> 0 lost, 1 held, 2 to be stopped; with a space and the queue after it, if a permit has to be extended too
 if verb == 'extend' then
   even_if_full()
   local answer, until_text = {}, string.format('%.0f', now + tonumber(take()))
   while at < #ARGV do
     local id, lease, n = take(), take(), tonumber(take())
-    local found = call('HMGET', JOB .. id, 'status', 'lease', 'cancel_requested')
+    local found = call('HMGET', JOB .. id, 'status', 'lease', 'cancel_requested', 'permit')
     local held = found[1] == 'RUNNING' and found[2] == lease
     if held then
       enter(':leases', until_text, id)
       if n > 0 then call('HSET', JOB .. id, 'updated_at', now_text, unpack(ARGV, at + 1, at + 2 * n)) end
     end
     at = at + 2 * n
-    answer[#answer + 1] = held and (found[3] and 2 or 1) or 0
+    local code = held and (found[3] and 2 or 1) or 0
+    answer[#answer + 1] = held and found[4] and code .. ' ' .. found[4] or code
   end
   return done(answer)
 end

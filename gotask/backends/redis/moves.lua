@@ -44,9 +44,10 @@ local function queue_up(job, anew)
 end
 
 local function free_key(job)
-  if job.unique_key and call('HGET', root .. ':unique', job.unique_key) == job.id then
-    call('HDEL', root .. ':unique', job.unique_key)
-  end
+  local key = job.unique_key
+  if not key then return end
+  if call('HGET', root .. ':unique', key) == job.id then call('HDEL', root .. ':unique', key) end
+  if number(call('GET', root .. ':shards')) > 1 then call('RPUSH', root .. ':freed', job.id .. ' ' .. key) end
 end
 
 local function finish(job, to, keep, queue)

@@ -4,8 +4,8 @@
 -- a cluster. Times are whole microseconds since the epoch by the clock of Redis. `seq` numbers jobs as they were accepted.
 --
 --   :job:ID        hash     what changes of a job, and what it is found by: seq, status, queue, priority, place (if it is not
---                           seq), lease, worker_id, retry_count, attempts ...; a field that is not there has its default,
---                           and updated_at is there only when no other of its times is as late
+--                           seq), permit (see below), lease, worker_id, attempts ...; a field that is not there has its
+--                           default, and updated_at is there only when no other of its times is as late
 --   :log           stream   one entry SEQ-0 per job, the oldest first: id, at (when it was accepted), type, payload, and the
 --                           rest of its body as JSON. Written once, deleted when the job is forgotten
 --   :ready:QUEUE   zset     PENDING jobs by priority, then place: see score()
@@ -19,6 +19,10 @@
 --                           is not given out again
 --   :queues, :workers, :versions   hash   records: name -> JSON, and "KIND NAME" -> version
 --   :waited        zset     jobs whose end somebody waits for, by the time until which that is believed
+--   :shards        string   how many shards the store has. With more than one there are also, for what needs one place:
+--   :claims        hash     at the shard of a unique key: key -> id of the job that may hold it, in whichever shard
+--   :freed         list     "ID KEY" of jobs that have ended, whose claims can be forgotten
+--   :permits:QUEUE zset     at the shard of a queue with limits: ids of jobs that may run, and reservations, by when they lapse
 --
 -- Channels (a message says only that something happened): ROOT:queue:NAME, ROOT:job:ID, ROOT:node:OWNER.
 --

@@ -11,10 +11,10 @@ from typing import Any, Final, get_origin
 import msgspec
 from msgspec import Raw
 
-from gotask.backends.fields import BODY, KINDS, NAMES, compiled
+from gotask.backends.fields import BODY, KINDS, NAMES, compiled, cut
 from gotask.backends.redis.script import MICROSECONDS
 from gotask.clock import from_epoch, to_epoch
-from gotask.model import Attempt, Beat, Job, NewJob, Settlement
+from gotask.model import Attempt, Beat, Job, NewJob, Settlement, Tick
 from gotask.states import RULES, Event, State
 
 #: fields of the body that the script needs, or that have a place of their own in a row
@@ -30,6 +30,10 @@ Flat = list[Any]  #: what hiredis makes of an answer: bytes, whole numbers, and 
 
 def micros(moment: datetime) -> int:
     return round(to_epoch(moment) * MICROSECONDS)
+
+
+def micros_of(seconds: float) -> int:
+    return round(seconds * MICROSECONDS)
 
 
 def moment(text: bytes) -> datetime:
@@ -60,7 +64,7 @@ def _reader(kind: Any) -> Callable[[bytes], Any]:
 _FIELDS: Final = {
     name.encode(): (name, _reader(KINDS[name])) for name in NAMES if get_origin(KINDS[name]) is not dict and name not in MORE
 }
-_UNTOLD: Final = (b"seq", b"place")  # what only the script needs
+_UNTOLD: Final = (b"seq", b"place", b"permit")  # what only the script needs
 
 
 def read(row: Flat) -> Job:
@@ -103,6 +107,16 @@ def read_leased(answer: Flat, owner: str) -> list[Job]:
     return jobs
 
 
+def read_tick(answer: Flat) -> Tick:
+    """The answer of `tick`: pairs of a word and a number, among them when the next is due, in microseconds."""
+    told = [(answer[at].decode(), int(answer[at + 1])) for at in range(0, len(answer), 2)]
+    done = dict(told)
+    following = [wait / MICROSECONDS for word, wait in told if word == "next"]
+    return Tick(
+        done.get("promote", 0), done.get("lapse", 0), done.get("expire", 0), done.get("prune", 0), min(following, default=None)
+    )
+
+
 def _told() -> Callable[[NewJob], bytes]:
     nothing = " and ".join(f"new.{name} is None" for name in MORE)
     values = ", ".join(f"new.{name}" for name in MORE)
@@ -118,7 +132,7 @@ def enqueue_arguments(id: str, new: NewJob) -> Flat:
         id,
         new.queue,
         new.priority,
-        "" if new.delay is None else round(new.delay * MICROSECONDS),
+        "" if new.delay is None else micros_of(new.delay),
         "" if new.scheduled_at is None else micros(new.scheduled_at),
         "" if new.expires_at is None else micros(new.expires_at),
         "" if new.unique_key is None else new.unique_key,
@@ -128,10 +142,10 @@ def enqueue_arguments(id: str, new: NewJob) -> Flat:
     ]
 
 
-def settle_arguments(one: Settlement, cut: Callable[[str | None], str | None]) -> Flat:
+def settle_arguments(one: Settlement) -> Flat:
     flat: Flat = [one.id, one.lease, one.event.value, 0]
     if one.due_in is not None:
-        flat += ("due_in", round(one.due_in * MICROSECONDS))
+        flat += ("due_in", micros_of(one.due_in))
     if one.result is not None:
         flat += ("result", one.result)
     if one.error is not None:

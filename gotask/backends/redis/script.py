@@ -54,7 +54,7 @@ def prelude() -> str:
 
 
 #: redis.lua names all keys and is needed by all; a verb returns at the end of its part
-PARTS: Final = ("redis", "enqueue", "lease", "look", "records", "moves", "settle", "tick", "hand")
+PARTS: Final = ("redis", "enqueue", "lease", "look", "records", "shards", "moves", "settle", "tick", "hand")
 _FOLDER: Final = files("gotask.backends.redis")
 TEXT: Final = "\n".join((prelude(), *(_FOLDER.joinpath(f"{part}.lua").read_text() for part in PARTS), END))
 #: the name that Redis gives the script, for EVALSHA

@@ -10,6 +10,7 @@ from redis.client import PubSub
 from gotask.backends.redis.address import Address
 from gotask.backends.redis.lines import Info, Line, TooFewReplicas, open_line
 from gotask.backends.redis.script import SHA, TEXT
+from gotask.backends.redis.shards import Shards
 from gotask.errors import BackendDown, NotConfigured
 
 OLDEST: Final = (6, 2)  #: version of Redis
@@ -23,23 +24,23 @@ class Server:
 
     def __init__(self, address: Address) -> None:
         self.address = address
+        self.shards = Shards(address.prefix, address.shards)
         self._guard = threading.Lock()
         self._line: Line = open_line(address)
         self._checked = False
         self._closed = False
 
-    def run(self, root: str, *arguments: Any) -> Any:
-        """One call of the script. Raises BackendDown when there is no answer in time, or none that helps."""
-        return self._told(lambda line: _evaluate(line, root, arguments))
+    def run(self, root: str, *arguments: Any, replicas: int = 0) -> Any:
+        """One call of the script; with `replicas`, answered once so many have what it wrote.
 
-    def run_durably(self, root: str, *arguments: Any) -> Any:
-        """`run`, answered once as many replicas have it as the address asks for."""
+        Raises BackendDown when there is no answer in time, or none that helps.
+        """
         try:
-            return self._told(lambda line: _evaluate(line, root, arguments, self.address.wait))
+            return self._told(lambda line: _evaluate(line, root, arguments, replicas))
         except TooFewReplicas as few:
             raise BackendDown(
-                f"Only {few.args[0]} of {self.address.wait} replicas of {self.address.shown} had it in time, so the outcome is "
-                "unknown; look at the replicas, and try again with the same id."
+                f"Only {few.args[0]} of {replicas} replicas of {self.address.shown} had it in time, so the outcome is unknown; "
+                "look at the replicas, and try again with the same id."
             ) from few
 
     def listen(self, channels: list[str]) -> PubSub:
@@ -61,15 +62,27 @@ class Server:
             raise BackendDown(f"The storage {self.address.shown} was closed; open it again.", retry_after=None)
         try:
             if not self._checked:
-                for info in self._line.infos():
-                    self._check(info)
-                self._checked = True
+                self._check()
             return act(self._line)
         except (said.RedisError, OSError) as error:
             raise self._translated(error) from error
 
-    def _check(self, info: Info) -> None:
-        """Refuse a server that would lose jobs, or lacks what the script needs."""
+    def _check(self) -> None:
+        """Refuse servers that would lose jobs, and a store that was cut otherwise than the address says."""
+        for info in self._line.infos():
+            self._check_server(info)
+        for root in dict.fromkeys((self.shards.first, *self.shards.roots)):
+            stored = int(_evaluate(self._line, root, ("open", "", self.address.shards)))
+            if stored != self.address.shards:
+                raise NotConfigured(
+                    f"The store {self.address.prefix!r} at {self.address.shown} has {stored} shards, and the URL says "
+                    f"{self.address.shards}: that number is fixed for as long as a store lives, so say shards={stored}, "
+                    "or another prefix."
+                )
+        self._checked = True
+
+    def _check_server(self, info: Info) -> None:
+        """Refuse a server that is too old, or may evict jobs."""
         version = str(info.get("redis_version") or "0")  # Valkey names the Redis it is compatible with
         if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
             raise NotConfigured(

@@ -20,7 +20,8 @@ local function settle(job, event, said)
   finish(job, RULES[event].to, keep, event == 'bury' and said.queue)
 end
 
--- settle: per settlement: id, lease, event, n, fields: due_in, result, error, reason, crashed, queue -> 1 if it was held, else 0
+-- settle: per settlement: id, lease, event, n, fields: due_in, result, error, reason, crashed, queue -> 1 if it was held, else 0;
+-- or the queue, if it was held and its permit has to be handed back
 if verb == 'settle' then
   even_if_full()
   local answer, freed = {}, {}
@@ -37,7 +38,7 @@ if verb == 'settle' then
       settle(job, event, said)
       save(job)
     end
-    answer[#answer + 1] = held and 1 or 0
+    answer[#answer + 1] = held and (job.permit or 1) or 0
   end
   for queue in pairs(freed) do -- a place of a queue with a limit is free again: other nodes may be waiting for it
     local record = record_of(queue)

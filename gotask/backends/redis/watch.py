@@ -1,6 +1,6 @@
 """The doorbell over Redis: a connection that hears channels, and for jobs a note that somebody waits for their end."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from redis import exceptions as said
@@ -19,14 +19,17 @@ JOB: Final = "job:"
 class RedisWatch:
     """A Watch (see gotask.backends). A connection that breaks rings all its topics: something may have been missed."""
 
-    def __init__(self, server: Server, topics: Sequence[str], root_of: Callable[[str], str]) -> None:
+    def __init__(self, server: Server, topics: Sequence[str]) -> None:
         self._server = server
         self._topics = list(topics)
-        self._channels = {f"{root_of(topic)}:{topic}".encode(): topic for topic in self._topics}
+        self._channels: dict[bytes, str] = {}
         self._jobs: dict[str, list[str]] = {}
         for topic in self._topics:
-            if topic.startswith(JOB):
-                self._jobs.setdefault(root_of(topic), []).append(topic.removeprefix(JOB))
+            job = topic.removeprefix(JOB)
+            roots = server.shards.roots if job == topic else [server.shards.of(job)]
+            self._channels.update({f"{root}:{topic}".encode(): topic for root in roots})
+            if job != topic:
+                self._jobs.setdefault(roots[0], []).append(job)
         self._ear: PubSub | None = None
         self._noted_at = self._heard_at = float("-inf")
         self._asked = False

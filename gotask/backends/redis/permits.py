@@ -1,0 +1,53 @@
+"""Limits of queues in a store with several shards: decided at the shard of the queue, before jobs are leased from any.
+
+A permit allows one job of a queue to run. It is reserved, given to the job that was leased, extended with its lease, and
+handed back when that ends; one that nobody extends lapses like a lease.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from gotask.backends.redis.script import MICROSECONDS
+from gotask.backends.redis.shards import Shards
+from gotask.clock import monotonic
+from gotask.model import Job, Queue
+
+FRESH_S: Final = 1.0  #: seconds that it is remembered which queues have limits
+
+Run = Callable[..., Any]  #: root, verb, arguments -> answer
+
+
+class Permits:
+    def __init__(self, shards: Shards, run: Run, records: Callable[[], list[Queue]]) -> None:
+        self._shards = shards
+        self._run = run
+        self._records = records
+        self._limited: frozenset[str] = frozenset()
+        self._read_at = float("-inf")
+
+    def needed(self, queue: str) -> bool:
+        if monotonic() - self._read_at > FRESH_S:
+            self._limited = frozenset(one.name for one in self._records() if one.max_workers or one.rate_limit)
+            self._read_at = monotonic()
+        return queue in self._limited
+
+    def reserve(self, queue: str, want: int, lease_s: float) -> tuple[str, int]:
+        """A token, and for how many jobs it is good."""
+        token = os.urandom(8).hex()
+        return token, int(self._run(self._shards.of(queue), "permit", queue, token, want, round(lease_s * MICROSECONDS)))
+
+    def give(self, queue: str, token: str, reserved: int, jobs: Sequence[Job], lease_s: float) -> None:
+        """Turn a reservation into the permits of the jobs that were leased; what is left over goes back."""
+        ids = [job.id for job in jobs]
+        self._run(self._shards.of(queue), "permitted", queue, token, reserved, round(lease_s * MICROSECONDS), *ids)
+
+    def extend(self, held: Mapping[str, Sequence[str]], lease_s: float) -> None:
+        """Extend the permits of jobs, given as queue -> ids."""
+        for queue, ids in held.items():
+            self._run(self._shards.of(queue), "permitted", queue, "", 0, round(lease_s * MICROSECONDS), *ids)
+
+    def hand_back(self, ended: Mapping[str, Sequence[str]]) -> None:
+        """The jobs, given as queue -> ids, run no more."""
+        for queue, ids in ended.items():
+            self._run(self._shards.of(queue), "unpermit", queue, *ids)
