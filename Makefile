@@ -64,6 +64,10 @@ bench: dev ## measures speed beside peers and bare limits, and prints one table
 	$(BIN)/python -m pytest bench -p no:cacheprovider --timeout 3600 -q --benchmark-quiet --benchmark-disable-gc --benchmark-json=build/bench.json $(ARGS)
 	$(BIN)/python -m bench.table build/bench.json
 
+peers: dev ## measures GoTask beside other queues on one Redis server (ARGS="--only celery,rq --rounds 1")
+	@.ci/need "command -v redis-server && command -v redis-cli" redis-server redis-tools
+	$(BIN)/python -m bench.peers.driver $(ARGS)
+
 wheel: dev ## a wheel and an sdist in dist/
 	rm -rf dist
 	$(BIN)/python -m build --no-isolation --outdir dist
@@ -102,4 +106,4 @@ $(STAMPS)/dev: $(STAMPS)/server
 	$(BIN)/python -m pip install -q --no-build-isolation -e '.[dev]'
 	@touch $@
 
-.PHONY: help run test build conformance core crash tsan asan sweep bites lint types gen verify bench wheel clean dev
+.PHONY: help run test build conformance core crash tsan asan sweep bites lint types gen verify bench peers wheel clean dev

@@ -1,0 +1,22 @@
+"""GoTask as it comes."""
+
+import os
+
+from marks import mark
+from producer import plain
+
+from gotask import GoTask
+
+app = GoTask(os.environ["GOTASK_STORAGE"])
+
+
+@app.task
+def noop(text: str) -> None:
+    mark(text)
+
+
+def way():
+    def many(texts: list[str]) -> None:
+        app.enqueue_many({"type": "noop", "payload": {"text": text}} for text in texts)
+
+    return plain(noop.enqueue, many)
