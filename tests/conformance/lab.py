@@ -20,6 +20,13 @@ LEASE_S = 30.0
 OWNER = "node-1"
 
 
+def per_shard(test: Callable[..., None]) -> Callable[..., None]:
+    """Mark a test of the order of a whole queue, which a store of several shards keeps in each of them only."""
+    for name in ("redis-shards", "redis-cluster"):
+        test = pytest.mark.skip_backend(name, "order holds per shard")(test)
+    return test
+
+
 class Target(NamedTuple):
     """A storage under test. In its URL, {redis}, {cluster} and {sentinels} stand for the servers of this session."""
 

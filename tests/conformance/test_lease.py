@@ -3,7 +3,7 @@
 import threading
 
 import pytest
-from lab import LEASE_S, Lab, new
+from lab import LEASE_S, Lab, new, per_shard
 
 from gotask.model import Job, Queue, Settlement
 from gotask.states import Event, State
@@ -13,12 +13,14 @@ def ids(jobs: list[Job]) -> list[str]:
     return [job.id for job in jobs]
 
 
+@per_shard
 def test_first_come_first_served(lab: Lab) -> None:
     names = [f"j{n:03}" for n in range(60)]
     lab.enqueue(*names)
     assert [id for _ in range(20) for id in ids(lab.lease(3))] == names
 
 
+@per_shard
 def test_a_higher_priority_goes_first_and_ties_by_age(lab: Lab) -> None:
     for id, priority in [("low", 0), ("n1", 1), ("top", 9), ("n2", 1), ("h1", 2), ("h2", 2)]:
         lab.enqueue(id, priority=priority)
@@ -35,6 +37,7 @@ def test_queues_do_not_meet(lab: Lab) -> None:
     assert len({job.lease for job in got}) == 1
 
 
+@per_shard
 @pytest.mark.parametrize("batch", [1, 4, 16, 48])
 def test_one_in_sixteen_is_the_oldest(lab: Lab, batch: int) -> None:
     # Given old jobs of low priority under a pile of urgent ones
@@ -48,6 +51,7 @@ def test_one_in_sixteen_is_the_oldest(lab: Lab, batch: int) -> None:
     assert [id for id in got if id.startswith("new")] == [f"new{n}" for n in range(90)]
 
 
+@per_shard
 def test_the_turn_of_the_oldest_outlives_a_connection(lab: Lab) -> None:
     lab.enqueue("old", priority=0)
     lab.enqueue(*(f"new{n}" for n in range(40)), priority=9)
@@ -59,6 +63,7 @@ def test_the_turn_of_the_oldest_outlives_a_connection(lab: Lab) -> None:
     assert got[-1] == "old"
 
 
+@per_shard
 def test_a_released_job_has_its_old_place_and_a_promoted_one_a_new(lab: Lab) -> None:
     # Given three jobs, of which the first is released and the second retried
     lab.enqueue("a", "b", "c")
@@ -70,6 +75,7 @@ def test_a_released_job_has_its_old_place_and_a_promoted_one_a_new(lab: Lab) -> 
     assert ids(lab.lease(9)) == ["a", "c", "b"]
 
 
+@per_shard
 def test_many_jobs_of_one_instant_are_promoted_in_order_and_none_is_lost(lab: Lab) -> None:
     names = [f"j{n:03}" for n in range(300)]
     lab.enqueue(*names, scheduled_at=lab.at(5))

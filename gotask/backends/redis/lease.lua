@@ -7,7 +7,7 @@ if verb == 'lease' or verb == 'permit' then
     local record = record_of(queue)
     if not record then return want end
     if record.paused then return 0 end
-    lane.limit = number(record.max_workers) > 0
+    lane.limit, lane.permits = number(record.max_workers) > 0, not limited
     if not limited then return want end
     if lane.limit then
       local permits = verb == 'permit' and call('ZCOUNT', root .. ':permits:' .. queue, '(' .. now_text, '+inf')
@@ -39,7 +39,7 @@ if verb == 'lease' or verb == 'permit' then
       if took > 0 or lane.filled_at == nil or lane.filled_at > now then
         call('HSET', key, 'tokens', string.format('%.17g', lane.tokens - took), 'filled_at', now_text)
       end
-    elseif took > 0 and lane.had then -- a limit set later starts with a full bucket
+    elseif took > 0 and lane.had and not lane.permits then -- a limit set later starts with a full bucket
       call('HDEL', key, 'tokens', 'filled_at')
     end
   end

@@ -23,6 +23,7 @@ def find(run: Run, roots: Sequence[str], filter: Filter) -> Page:
     else:
         most = filter.offset + filter.limit + 1
         shards = [[(at, row) for row in _rows(run, root, wanted, cursors[at], 0, most)] for at, root in enumerate(roots)]
+        cursors = [cursor or _top(found) for cursor, found in zip(cursors, shards, strict=True)]
         found = list(merge(*shards, key=_accepted, reverse=True))
         for at, row in found[: filter.offset]:
             cursors[at] = str(rows.seq_of(row))
@@ -31,6 +32,11 @@ def find(run: Run, roots: Sequence[str], filter: Filter) -> Page:
     for at, row in page:
         cursors[at] = str(rows.seq_of(row))
     return Page([rows.read(row) for _, row in page], _write_cursor(cursors) if more else None)
+
+
+def _top(found: list[tuple[int, rows.Flat]]) -> str:
+    """The cursor of a shard that no job was taken from yet: above its newest, so that what arrives later stays out."""
+    return str(rows.seq_of(found[0][1]) + 1) if found else "1"
 
 
 def _accepted(one: tuple[int, rows.Flat]) -> tuple[int, bytes]:
