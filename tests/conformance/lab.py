@@ -20,11 +20,19 @@ LEASE_S = 30.0
 OWNER = "node-1"
 
 
-def per_shard(test: Callable[..., None]) -> Callable[..., None]:
-    """Mark a test of the order of a whole queue, which a store of several shards keeps in each of them only."""
-    for name in ("redis-shards", "redis-cluster"):
-        test = pytest.mark.skip_backend(name, "order holds per shard")(test)
-    return test
+def per_shard(reason: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Mark a test of what a store of several shards keeps in each of them only."""
+
+    def mark(test: Callable[..., None]) -> Callable[..., None]:
+        for name in ("redis-shards", "redis-cluster"):
+            test = pytest.mark.skip_backend(name, reason)(test)
+        return test
+
+    return mark
+
+
+ordered = per_shard("order holds per shard")
+counted_at_once = per_shard("the counts of several shards are not of one instant")
 
 
 class Target(NamedTuple):

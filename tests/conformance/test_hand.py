@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
-from lab import LEASE_S, Lab, new, per_shard
+from lab import LEASE_S, Lab, new, ordered
 
 from gotask.errors import InvalidInput
 from gotask.model import Beat, Filter, Held, Job
@@ -71,7 +71,7 @@ def test_a_revived_job_starts_as_if_new(lab: Lab, state: State) -> None:
     assert [leased.id for leased in lab.lease()] == ["j"]
 
 
-@per_shard
+@ordered
 def test_a_revived_job_queues_up_anew(lab: Lab) -> None:
     lab.enqueue("first")
     assert lab.store.move_many(["first"], Event.CANCEL) == [True]

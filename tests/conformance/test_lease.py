@@ -3,7 +3,7 @@
 import threading
 
 import pytest
-from lab import LEASE_S, Lab, new, per_shard
+from lab import LEASE_S, Lab, counted_at_once, new, ordered
 
 from gotask.model import Job, Queue, Settlement
 from gotask.states import Event, State
@@ -13,14 +13,14 @@ def ids(jobs: list[Job]) -> list[str]:
     return [job.id for job in jobs]
 
 
-@per_shard
+@ordered
 def test_first_come_first_served(lab: Lab) -> None:
     names = [f"j{n:03}" for n in range(60)]
     lab.enqueue(*names)
     assert [id for _ in range(20) for id in ids(lab.lease(3))] == names
 
 
-@per_shard
+@ordered
 def test_a_higher_priority_goes_first_and_ties_by_age(lab: Lab) -> None:
     for id, priority in [("low", 0), ("n1", 1), ("top", 9), ("n2", 1), ("h1", 2), ("h2", 2)]:
         lab.enqueue(id, priority=priority)
@@ -37,7 +37,7 @@ def test_queues_do_not_meet(lab: Lab) -> None:
     assert len({job.lease for job in got}) == 1
 
 
-@per_shard
+@ordered
 @pytest.mark.parametrize("batch", [1, 4, 16, 48])
 def test_one_in_sixteen_is_the_oldest(lab: Lab, batch: int) -> None:
     # Given old jobs of low priority under a pile of urgent ones
@@ -51,7 +51,7 @@ def test_one_in_sixteen_is_the_oldest(lab: Lab, batch: int) -> None:
     assert [id for id in got if id.startswith("new")] == [f"new{n}" for n in range(90)]
 
 
-@per_shard
+@ordered
 def test_the_turn_of_the_oldest_outlives_a_connection(lab: Lab) -> None:
     lab.enqueue("old", priority=0)
     lab.enqueue(*(f"new{n}" for n in range(40)), priority=9)
@@ -63,7 +63,7 @@ def test_the_turn_of_the_oldest_outlives_a_connection(lab: Lab) -> None:
     assert got[-1] == "old"
 
 
-@per_shard
+@ordered
 def test_a_released_job_has_its_old_place_and_a_promoted_one_a_new(lab: Lab) -> None:
     # Given three jobs, of which the first is released and the second retried
     lab.enqueue("a", "b", "c")
@@ -75,7 +75,7 @@ def test_a_released_job_has_its_old_place_and_a_promoted_one_a_new(lab: Lab) -> 
     assert ids(lab.lease(9)) == ["a", "c", "b"]
 
 
-@per_shard
+@ordered
 def test_many_jobs_of_one_instant_are_promoted_in_order_and_none_is_lost(lab: Lab) -> None:
     names = [f"j{n:03}" for n in range(300)]
     lab.enqueue(*names, scheduled_at=lab.at(5))
@@ -113,6 +113,7 @@ def test_max_workers_holds_over_all_nodes_and_ends(lab: Lab) -> None:
     assert len(lab.lease(9)) == 3
 
 
+@counted_at_once
 def test_max_workers_holds_when_leasers_race(lab: Lab) -> None:
     assert lab.store.put(Queue(name="default", max_workers=5))
     lab.store.enqueue_many([new() for _ in range(200)])

@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
-from lab import LEASE_S, Lab, Target, new, per_shard
+from lab import LEASE_S, Lab, Target, new, ordered
 
 from gotask.model import CRASHES_MAX, Queue, Settlement
 from gotask.states import FINISHED, KEEP_S, LIVE, ON_DUE, RULES, Event, State
@@ -243,7 +243,7 @@ class Machine(RuleBasedStateMachine):
         ] == [(j.id, j.status, j.retries, j.crashes, j.lease, j.stop) for j in self.world.jobs.values()]
 
 
-@per_shard
+@ordered
 def test_random_histories_agree_with_the_model(target: Target) -> None:
     made = type("MachineOfTarget", (Machine,), {"target": target})
     run_state_machine_as_test(
