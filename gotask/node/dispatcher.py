@@ -57,7 +57,7 @@ class Dispatcher:
         self._lease_s = lease_s
         self._agenda = Agenda()
         self._bell = Bell(self._backend, owner, segment.ring_reports)
-        self._adopted = False
+        self.adopted = False  # whether the store has answered all that must be known before the first turn
         self.ledger = Ledger(catalog)
         self._leaser = Leaser(self._backend, segment, catalog, self.ledger, owner, slots, lease_s)
         self.draining = False
@@ -67,7 +67,7 @@ class Dispatcher:
 
     def run(self, burst: bool = False) -> None:
         """Turn until drained; with `burst` also until the store has nothing to give."""
-        while not (self.draining and self._adopted and self.ledger.empty):
+        while not (self.draining and self.adopted and self.ledger.empty):
             seen = self._segment.reports_seen()
             self.turned_at = monotonic()
             answers = self._line.answers
@@ -82,7 +82,7 @@ class Dispatcher:
         self._farewell()
 
     def _once(self) -> int:
-        moved = self._collect() if self._adopted else self._adopt()  # before all that may find the store down
+        moved = self._collect() if self.adopted else self._adopt()  # before all that may find the store down
         self._catalog.refresh()
         self._bell.listen(self._catalog.names)
         moved += self._settle()
@@ -101,7 +101,7 @@ class Dispatcher:
 
     def _sleep(self, seen: int, burst: bool) -> None:
         """Until something is reported, or rings, or comes due by itself. In a burst there is no sleep without work."""
-        idle = self._adopted and self.ledger.empty and self._catalog.tasks is not None
+        idle = self.adopted and self.ledger.empty and self._catalog.tasks is not None
         if idle and burst and not self._leaser.anything_waits():
             self.draining = True
         elif idle:
@@ -258,7 +258,7 @@ class Dispatcher:
         if frames:
             log.info("Took over %d jobs from the dispatcher before.", len(self.ledger.jobs))
         self._registry.introduce()
-        self._adopted = True
+        self.adopted = True
         return len(frames)
 
     def drain(self) -> None:

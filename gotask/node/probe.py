@@ -67,6 +67,8 @@ class Probe:
             return "The node is stopping."
         if self._catalog.tasks is None:
             return "No worker has loaded its tasks yet."
+        if not self._dispatcher.adopted:
+            return "The store has not answered yet."
         silent = monotonic() - self._dispatcher.answered_at
         if silent > max(self._lease_s / 3, 2 * REST_S):
             return f"The store has not answered for {silent:.0f} seconds."

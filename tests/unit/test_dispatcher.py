@@ -304,6 +304,7 @@ def test_a_node_starts_while_its_store_is_away(bench: Bench, caplog: pytest.LogC
         for _ in range(3):
             bench.turn()
         assert "Once enqueue has answered" not in caplog.text
+        assert Probe(bench.node, bench.segment, bench.catalog, LEASE_S).ready() == "The store has not answered yet."
         # When it is back
         bench.front.away = False
         [asked] = bench.front.store.enqueue_many([NewJob(type="work", queue="work")])
