@@ -173,7 +173,7 @@ class Sentinels:
     def _whole(self, sentinel: Sentinel) -> bool:
         (replica,) = sentinel.command("SENTINEL", "REPLICAS", self.SERVICE)
         facts = dict(zip(replica[::2], replica[1::2], strict=True))
-        return facts["flags"] == "slave" and facts["master-link-status"] == "ok"
+        return bool(facts["flags"] == "slave" and facts["master-link-status"] == "ok")
 
     def stop(self) -> None:
         with ExitStack() as each:

@@ -10,49 +10,11 @@ from time import monotonic
 import pytest
 
 from tests.servers.chaosproxy import ChaosProxy, Way
+from tests.servers.echo import Echo
 from tests.servers.processes import free_ports, until
 
 Dial = Callable[[], socket.socket]
 SILENCE_S = 0.2  #: seconds without a byte that count as silence; the loopback takes well below a millisecond
-
-
-class Echo:
-    """Answers all that it reads, and says `bye` to a client that ends its requests. `heard` is what came, of all clients."""
-
-    def __init__(self, listener: socket.socket) -> None:
-        self.heard = b""
-        self.ended: list[str] = []
-        self._listener, self._threads = listener, [threading.Thread(target=self._accept)]
-        self._threads[0].start()
-
-    def _accept(self) -> None:
-        while True:
-            client, _ = self._listener.accept()
-            if self.ended == ["closed"]:
-                client.close()
-                return
-            self._threads.append(threading.Thread(target=self._serve, args=(client,)))
-            self._threads[-1].start()
-
-    def _serve(self, client: socket.socket) -> None:
-        with client:
-            try:
-                while data := client.recv(65536):
-                    self.heard += data
-                    client.sendall(data)
-                client.sendall(b"bye")
-                self.ended.append("end")
-            except ConnectionError:
-                self.ended.append("reset")
-
-    def close(self) -> None:
-        self.ended[:] = ["closed"]
-        with socket.socket(self._listener.family) as last:
-            last.connect(self._listener.getsockname())
-        for thread in self._threads:
-            thread.join(10)
-            assert not thread.is_alive()
-        self._listener.close()
 
 
 @pytest.fixture
@@ -63,8 +25,7 @@ def echo() -> Iterator[Echo]:
 
 @pytest.fixture
 def proxy(echo: Echo) -> Iterator[ChaosProxy]:
-    host, port = echo._listener.getsockname()
-    with ChaosProxy(f"{host}:{port}") as made:
+    with ChaosProxy(echo.address) as made:
         yield made
 
 
@@ -138,10 +99,10 @@ def test_all_passes_and_is_counted(proxy: ChaosProxy, echo: Echo, dial: Dial) ->
 
 
 def test_a_delay_is_latency_and_keeps_the_order(proxy: ChaosProxy, dial: Dial) -> None:
-    # Given 0.1 s each way, with jitter
+    # Given 0.2 s each way, with jitter
     client = dial()
     asked(client, b"x")
-    proxy.delay(0.1, jitter=0.05)
+    proxy.delay(0.2, jitter=0.05)
     # When much is sent without waiting
     begun = monotonic()
     sent = b"".join(b"%03d" % n for n in range(100))
@@ -149,12 +110,16 @@ def test_a_delay_is_latency_and_keeps_the_order(proxy: ChaosProxy, dial: Dial) -
         client.sendall(sent[at : at + 3])
     # Then it comes in order, late but not one delay after the other
     assert exactly(client, len(sent)) == sent
-    assert 0.1 <= monotonic() - begun < 5.0
+    assert 0.3 <= monotonic() - begun < 10.0
     # And healed it is late no more
     proxy.heal()
+    until("a request is answered at once", lambda: trip_s(client) < 0.3)
+
+
+def trip_s(client: socket.socket) -> float:
     begun = monotonic()
     asked(client, b"x")
-    assert monotonic() - begun < 0.1
+    return monotonic() - begun
 
 
 def test_a_throttle_bounds_the_rate(proxy: ChaosProxy, dial: Dial) -> None:
@@ -260,7 +225,7 @@ def test_a_half_close_to_the_server(proxy: ChaosProxy, echo: Echo, dial: Dial) -
     proxy.half_close(Way.REQUEST)
     # Then the server reads an end, and the client hears its last words
     assert exactly(client, 3) == b"bye"
-    assert echo.ended == ["end"]
+    until("the server saw an end", lambda: echo.ended == ["end"])
 
 
 def test_a_swallowed_reply(proxy: ChaosProxy, echo: Echo, dial: Dial) -> None:
