@@ -45,7 +45,7 @@ if verb == 'lease' or verb == 'permit' then
   end
 
   if verb == 'permit' then
-    local queue, token, want, until_text = take(), take(), tonumber(take()), string.format('%.0f', now + take())
+    local queue, token, want, until_text = take(), take(), tonumber(take()), string.format('%d', now + take())
     local lane = lane_of(queue)
     local n = math.max(0, allowed(queue, lane, want, true))
     for i = 1, n do
@@ -68,7 +68,7 @@ if verb == 'lease' or verb == 'permit' then
       if #ids == 0 then break end
       passed = passed + #ids
     end
-    return jobs
+    return jobs, passed
   end
 
   local function priority_at(queue, rank)
@@ -76,7 +76,7 @@ if verb == 'lease' or verb == 'permit' then
     return found[2] and PRIORITIES - 1 - math.floor(tonumber(found[2]) / 2 ^ 49)
   end
 
-  -- The next n in order; those whose turn of ageing falls among them go to the oldest of the rest, whatever its priority.
+  -- The next n in order, and whether they are the first of the queue; those whose turn of ageing falls among them go to the oldest of the rest, whatever its priority.
   local function pick(queue, n, leased)
     local aged = math.floor((leased + n) / AGEING) - math.floor(leased / AGEING)
     local highest, lowest
@@ -84,14 +84,14 @@ if verb == 'lease' or verb == 'permit' then
       highest, lowest = priority_at(queue, 0), priority_at(queue, -1)
       if highest == lowest then aged = 0 end -- the first are the oldest
     end
-    local jobs = head(queue, '-inf', '+inf', n - aged)
-    if aged == 0 or #jobs < n - aged then return jobs end
+    local jobs, passed = head(queue, '-inf', '+inf', n - aged)
+    if aged == 0 or #jobs < n - aged then return jobs, passed == #jobs end
     local last, rest = {}, {} -- within one priority, what was picked is the head
     for _, job in ipairs(jobs) do
-      last[tonumber(job.priority)] = score(job)
+      last[tonumber(job.priority)] = score(job.priority, job.place or job.seq)
     end
     for priority = lowest, highest do
-      local first = score({priority = priority, place = 0})
+      local first = score(priority, 0)
       for _, job in ipairs(head(queue, last[priority] and last[priority] + 1 or first, first + 2 ^ 49 - 1, aged)) do
         rest[#rest + 1] = job
       end
@@ -100,7 +100,9 @@ if verb == 'lease' or verb == 'permit' then
     for i = 1, math.min(aged, #rest) do
       jobs[#jobs + 1] = rest[i]
     end
-    table.sort(jobs, function(a, b) return score(a) < score(b) end)
+    table.sort(jobs, function(a, b)
+      return score(a.priority, a.place or a.seq) < score(b.priority, b.place or b.seq)
+    end)
     return jobs
   end
 
@@ -119,16 +121,18 @@ if verb == 'lease' or verb == 'permit' then
   end
 
   even_if_full()
-  local owner, until_text, limited = take(), string.format('%.0f', now + take()), take() == '1'
+  local owner, until_text, limited = take(), string.format('%d', now + take()), take() == '1'
   local lease, answer
   while at < #ARGV do
     local queue, want = take(), tonumber(take())
     local lane = lane_of(queue)
     want = allowed(queue, lane, want, limited)
     local permitted = not limited and lane.limit
-    local jobs = want > 0 and pick(queue, want, lane.leased) or {}
+    local jobs, first = {}, false
+    if want > 0 then jobs, first = pick(queue, want, lane.leased) end
+    if first and jobs[1] then call('ZREMRANGEBYRANK', root .. ':ready:' .. queue, 0, #jobs - 1) end
     if #jobs > 0 and not lease then
-      lease = string.format('%.0f', math.max(number(call('GET', root .. ':lease')) + 1, now))
+      lease = string.format('%d', math.max(number(call('GET', root .. ':lease')) + 1, now))
       call('SET', root .. ':lease', lease)
       answer = {now_text, lease}
     end
@@ -138,7 +142,7 @@ if verb == 'lease' or verb == 'permit' then
       call('HSET', JOB .. job.id, 'status', 'RUNNING', 'lease', lease, 'worker_id', owner, 'started_at', now_text)
       if permitted then call('HSET', JOB .. job.id, 'permit', queue) elseif job.permit then call('HDEL', JOB .. job.id, 'permit') end
       if job.reason then call('HDEL', JOB .. job.id, 'reason') end
-      leave(':ready:' .. queue, job.id)
+      if not first then leave(':ready:' .. queue, job.id) end
       if expiry(job) then leave(':due', job.id) end
       enter(':leases', until_text, job.id)
     end
@@ -153,7 +157,7 @@ end
 -- -> 0 lost, 1 held, 2 to be stopped; with a space and the queue after it, if a permit has to be extended too
 if verb == 'extend' then
   even_if_full()
-  local answer, until_text = {}, string.format('%.0f', now + tonumber(take()))
+  local answer, until_text = {}, string.format('%d', now + tonumber(take()))
   while at < #ARGV do
     local id, lease, n = take(), take(), tonumber(take())
     local found = call('HMGET', JOB .. id, 'status', 'lease', 'cancel_requested', 'permit')

@@ -18,13 +18,13 @@ local function below(status, cursor)
     end
     table.sort(found_, function(a, b) return a[1] > b[1] end)
   elseif RARE[status] then
-    local found = call('ZREVRANGEBYSCORE', root .. ':in:' .. status, cursor and string.format('(%.0f', cursor) or '+inf',
+    local found = call('ZREVRANGEBYSCORE', root .. ':in:' .. status, cursor and string.format('(%d', cursor) or '+inf',
       '-inf', 'WITHSCORES', 'LIMIT', 0, 100)
     for i = 1, #found, 2 do
       found_[#found_ + 1] = {tonumber(found[i + 1]), found[i]}
     end
   else
-    local from = cursor and string.format('(%.0f-0', cursor) or '+'
+    local from = cursor and string.format('(%d-0', cursor) or '+'
     for _, entry in ipairs(call('XREVRANGE', LOG, from, '-', 'COUNT', 100)) do
       found_[#found_ + 1] = {tonumber(entry[1]:match('^%d+')), entry[2][2], entry[2]}
     end
@@ -59,12 +59,12 @@ if verb == 'page' then
           skip = skip - 1
         else
           rows[#rows + 1] = row_of(job)
-          if #rows == n then return {string.format('%.0f', cursor), skip, rows} end
+          if #rows == n then return {string.format('%d', cursor), skip, rows} end
         end
       end
     end
   end
-  return {string.format('%.0f', cursor), skip, rows}
+  return {string.format('%d', cursor), skip, rows}
 end
 
 -- counts: -> "STATE QUEUE", n ...

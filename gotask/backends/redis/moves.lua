@@ -59,7 +59,7 @@ local function finish(job, to, keep, queue)
   local usual = (to == RULES.bury.to and job.origin_queue) and KEEP_DEAD_LETTER or KEEP[to]
   set(job, 'completed_at', now_text)
   free_key(job)
-  move(job, to, now + (keep or usual), queue)
+  move(job, to, string.format('%d', now + (keep or usual)), queue)
   ended[#ended + 1] = job.id
 end
 
@@ -76,9 +76,3 @@ local function forget_progress(job)
   set(job, 'progress', nil)
   set(job, 'progress_note', nil)
 end
-
-local function record_of(queue)
-  local text = call('HGET', root .. ':queues', queue)
-  return text and cjson.decode(text)
-end
-

@@ -41,7 +41,7 @@ end
 
 -- await: seconds, then ids of jobs whose end somebody waits for
 if verb == 'await' then
-  local until_text = string.format('%.0f', now + tonumber(take()) * SECOND)
+  local until_text = string.format('%d', now + tonumber(take()) * SECOND)
   while at < #ARGV do
     enter(':waited', until_text, take())
   end

@@ -28,8 +28,8 @@
 --
 -- ARGV is a verb, the time ('' unless a test moves the clock), then what the verb takes. Answers are flat lists. A job is
 -- answered as a row: id, at, type, payload, more, due ('' if never), then field, value, field, value ... of its hash.
--- Above this text stand, made from gotask/states.py and model.py: RULES, ON_DUE, FINISHED, RARE, KEEP, DEFAULTS, and a few
--- numbers. Each verb returns where it stands, so that a call makes no functions that only others need.
+-- Made from gotask/states.py and model.py by script.py: above this text RARE, DEFAULTS and a few numbers; above moves.lua
+-- RULES, ON_DUE, FINISHED, KEEP. Each verb returns where it stands, so that a call makes nothing that only others need.
 
 local call, verb, root = redis.call, ARGV[1], KEYS[1]
 local JOB, LOG = root .. ':job:', root .. ':log'
@@ -41,7 +41,7 @@ if not now then
   local time = call('TIME')
   now = tonumber(time[1]) * SECOND + tonumber(time[2])
 end
-local now_text = string.format('%.0f', now) -- Lua's own way from number to text keeps only 14 digits
+local now_text = string.format('%d', now) -- Lua's own way from number to text keeps 14 digits, and is slower
 
 local function take()
   at = at + 1
@@ -120,8 +120,8 @@ local function load(id)
 end
 
 -- A higher priority first, then whoever has the lower place: one number, exact up to 2^53.
-local function score(job)
-  return (PRIORITIES - 1 - job.priority) * 2 ^ 49 + (job.place or job.seq)
+local function score(priority, place)
+  return (PRIORITIES - 1 - priority) * 2 ^ 49 + place
 end
 
 -- When a PENDING job expires: never, once an attempt at it was spent.
@@ -135,7 +135,7 @@ local function stand(job, put, due)
   if status == 'RUNNING' then
     put(':leases', due, id)
   elseif status == 'PENDING' then
-    put(':ready:' .. job.queue, score(job), id)
+    put(':ready:' .. job.queue, string.format('%d', score(job.priority, job.place or job.seq)), id)
     if due then put(':due', due, id) end
   else
     put(':due', due, id)

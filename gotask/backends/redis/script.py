@@ -23,39 +23,49 @@ def _set(states: Iterable[State]) -> str:
     return "{" + ", ".join(f"{state} = true" for state in State if state in set(states)) + "}"
 
 
-def prelude() -> str:
-    """The tables and numbers that redis.lua uses, as Lua."""
+def basics() -> str:
+    """What every verb may use, as Lua."""
+    defaults = ", ".join(f"{name} = '{getattr(_PLAIN, name)}'" for name in ("status", "queue", "priority"))
+    numbers = {"PRIORITIES": PRIORITIES, "AGEING": AGEING, "LOOK_MOST": LOOK_MOST}
+    return _lines(
+        f"local RARE = {_set(frozenset(State) - USUAL)}",
+        f"local DEFAULTS = {{{defaults}}}",
+        *(f"local {name} = {value}" for name, value in numbers.items()),
+    )
+
+
+def tables() -> str:
+    """The state machine, as Lua, for the verbs that move jobs one by one."""
     rules = ", ".join(f"{event} = {{from = {_set(row.sources)}, to = '{row.to}'}}" for event, row in RULES.items())
     due = ", ".join(
         f"{state} = {{verb = '{row.verb}', to = {repr(str(row.to[0])) if row.to else 'nil'}}}" for state, row in ON_DUE.items()
     )
     keep = ", ".join(f"{state} = {seconds * MICROSECONDS:.0f}" for state, seconds in KEEP_S.items())
-    defaults = ", ".join(f"{name} = '{getattr(_PLAIN, name)}'" for name in ("status", "queue", "priority"))
     numbers = {
         "KEEP_DEAD_LETTER": f"{DEAD_LETTER_KEEP_S * MICROSECONDS:.0f}",
-        "PRIORITIES": PRIORITIES,
-        "AGEING": AGEING,
         "ATTEMPTS_KEPT": ATTEMPTS_KEPT,
         "CRASHES_MAX": CRASHES_MAX,
-        "LOOK_MOST": LOOK_MOST,
     }
-    return "\n".join(
-        (
-            f"local RULES = {{{rules}}}",
-            f"local ON_DUE = {{{due}}}",
-            f"local FINISHED = {_set(FINISHED)}",
-            f"local RARE = {_set(frozenset(State) - USUAL)}",
-            f"local DEFAULTS = {{{defaults}}}",
-            f"local KEEP = {{{keep}}}",
-            *(f"local {name} = {value}" for name, value in numbers.items()),
-            "",
-        )
+    return _lines(
+        f"local RULES = {{{rules}}}",
+        f"local ON_DUE = {{{due}}}",
+        f"local FINISHED = {_set(FINISHED)}",
+        f"local KEEP = {{{keep}}}",
+        *(f"local {name} = {value}" for name, value in numbers.items()),
     )
 
 
-#: redis.lua names all keys and is needed by all; a verb returns at the end of its part
-PARTS: Final = ("redis", "enqueue", "lease", "look", "records", "shards", "moves", "settle", "tick", "hand")
-_FOLDER: Final = files("gotask.backends.redis")
-TEXT: Final = "\n".join((prelude(), *(_FOLDER.joinpath(f"{part}.lua").read_text() for part in PARTS), END))
+def _lines(*lines: str) -> str:
+    return "\n".join((*lines, ""))
+
+
+def _part(name: str) -> str:
+    return files("gotask.backends.redis").joinpath(f"{name}.lua").read_text()
+
+
+#: redis.lua names all keys; a verb returns at the end of its part, so that the tables are made only for those that need them
+FIRST_PARTS: Final = ("redis", "enqueue", "lease", "look", "records", "shards")
+MOVING_PARTS: Final = ("moves", "settle", "tick", "hand")
+TEXT: Final = "\n".join((basics(), *map(_part, FIRST_PARTS), tables(), *map(_part, MOVING_PARTS), END))
 #: the name that Redis gives the script, for EVALSHA
 SHA: Final = sha1(TEXT.encode(), usedforsecurity=False).hexdigest()

@@ -12,7 +12,7 @@ local function settle(job, event, said)
     set(job, 'reason', said.reason)
     if released then return queue_up(job) end
     forget_progress(job)
-    return move(job, RULES[event].to, now + (keep or 0))
+    return move(job, RULES[event].to, string.format('%d', now + (keep or 0)))
   end
   set(job, 'result', said.result)
   set(job, 'error', said.error)

@@ -36,7 +36,7 @@ end
 
 -- permitted: queue, token, how many were reserved with it, lease (microseconds), then ids that run by them from now on
 if verb == 'permitted' then
-  local queue, token, reserved, until_text = take(), take(), tonumber(take()), string.format('%.0f', now + take())
+  local queue, token, reserved, until_text = take(), take(), tonumber(take()), string.format('%d', now + take())
   local unused = reserved - (#ARGV - at)
   for i = 1, reserved do
     leave(':permits:' .. queue, token .. ' ' .. i)

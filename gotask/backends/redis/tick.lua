@@ -58,7 +58,7 @@ if verb == 'tick' then
     local first = call('ZRANGE', root .. set_name, 0, 0, 'WITHSCORES')
     if first[2] then
       answer[#answer + 1] = 'next'
-      answer[#answer + 1] = string.format('%.0f', math.max(0, tonumber(first[2]) - now))
+      answer[#answer + 1] = string.format('%d', math.max(0, tonumber(first[2]) - now))
     end
   end
   return answer
