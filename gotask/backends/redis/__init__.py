@@ -29,7 +29,7 @@ from gotask.states import ON_DUE, RULES, Event, State
 
 R = TypeVar("R", Queue, Worker)
 
-CHUNK: Final = 500  #: jobs in one call of the script, lest others wait for it
+CHUNK: Final = 200  #: jobs in one call of the script, lest others wait for it
 _HELD: Final = (Held.LOST, Held.HELD, Held.CANCEL)
 _SLEEPS: Final = RULES[Event.SNOOZE].to  # where a job for later waits
 _WAITS: Final = ON_DUE[_SLEEPS].to[0]
@@ -53,8 +53,7 @@ class Redis:
         self._turn = 0  # the shard that is asked first for jobs
 
     def _run(self, root: str, verb: str, *arguments: Any) -> Any:
-        replicas = self._server.address.wait if verb == "enqueue" else 0
-        return self._server.run(root, verb, self._time(), *arguments, replicas=replicas)
+        return self._server.run(root, verb, self._time(), *arguments)
 
     def _time(self) -> str:
         return "" if self._clock is None else f"{self._clock() * MICROSECONDS:.0f}"
@@ -62,11 +61,12 @@ class Redis:
     def _each(self, ids: Sequence[str], arguments: Callable[[int], list[Any]], verb: str, *first: Any) -> list[Any]:
         """Run a verb for many jobs at their shards, `arguments` giving those of each position; answers in the same order."""
         answers: list[Any] = [None] * len(ids)
+        replicas = self._server.address.wait if verb == "enqueue" else 0
         for root, positions in self._shards.groups(ids):
-            for start in range(0, len(positions), CHUNK):
-                piece = positions[start : start + CHUNK]
-                flat = [part for at in piece for part in arguments(at)]
-                for at, answer in zip(piece, self._run(root, verb, *first, *flat), strict=True):
+            pieces = [positions[start : start + CHUNK] for start in range(0, len(positions), CHUNK)]
+            calls = ([verb, self._time(), *first, *(part for at in piece for part in arguments(at))] for piece in pieces)
+            for piece, found in zip(pieces, self._server.run_all(root, calls, replicas), strict=True):
+                for at, answer in zip(piece, found, strict=True):
                     answers[at] = answer
         return answers
 
@@ -89,8 +89,8 @@ class Redis:
             known = self._get(id) is not None  # then the job that stands is the answer
             holder = None if known or new.unique_key is None else self._claims.claim(new.unique_key, id)
             if holder is None:
-                arguments = rows.enqueue_arguments(id, new)
-                (answer,) = self._run(self._shards.of(id), "enqueue", *arguments)
+                flat = rows.enqueue_arguments(id, new)
+                (answer,) = self._each([id], lambda _, flat=flat: flat, "enqueue")  # type: ignore[misc]
                 answers.append(_enqueued(answer, id, new))
             else:
                 answers.append(Enqueued("duplicate", holder))

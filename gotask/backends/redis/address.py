@@ -7,6 +7,7 @@ redis+cluster://host1:7000,host2:7000?shards=16      a Cluster; rediss+cluster:/
 """
 
 import difflib
+import os
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NoReturn
@@ -78,6 +79,12 @@ def _checking(text: str) -> str:
     return text
 
 
+def _file(text: str) -> str:
+    if not os.access(text, os.R_OK):
+        raise ValueError("the path of a file that can be read")
+    return text
+
+
 #: options of ours -> how their text is read; a ValueError says what is expected
 OURS: Final[Mapping[str, Callable[[str], Any]]] = {
     "prefix": _prefix,
@@ -90,9 +97,9 @@ CONNECTION: Final[Mapping[str, Callable[[str], Any]]] = {
     "db": _whole(0, 1_000_000),
     "username": str,
     "password": str,
-    "ssl_ca_certs": str,
-    "ssl_certfile": str,
-    "ssl_keyfile": str,
+    "ssl_ca_certs": _file,
+    "ssl_certfile": _file,
+    "ssl_keyfile": _file,
     "ssl_check_hostname": _yes,
     "ssl_cert_reqs": _checking,
 }
@@ -101,8 +108,11 @@ SENTINELS: Final[Mapping[str, Callable[[str], Any]]] = {"sentinel_username": str
 
 def parse(url: str) -> Address:
     """Read a URL. Raises NotConfigured with a sentence that names what is wrong in it."""
+    if url in ("redis", "rediss"):
+        url = f"{url}://localhost"
     try:
         parts = urlsplit(url if "://" in url else f"{url}://")
+        _unmistaken(parts)
         ours, login, sentinels = _options(url, parts)
         scheme, _, kind = parts.scheme.partition("+")
         login |= _credentials(parts)
@@ -123,7 +133,7 @@ def parse(url: str) -> Address:
             login["db"] = CONNECTION["db"](database)
         except ValueError:
             _refuse(url, f"the database after the address is {database!r}, and must be a number")
-    if kind == "cluster" and login.get("db"):
+    if kind == "cluster" and login.pop("db", 0):
         _refuse(url, "a Cluster has no other database than 0")
     if kind == "cluster" and ours.get("wait"):
         _refuse(url, "wait is for one server with replicas, and not for a Cluster")
@@ -144,12 +154,30 @@ def _shown(url: str) -> str:
     return scrub(url.partition("?")[0])
 
 
+def _unmistaken(parts: SplitResult) -> None:
+    """Refuse a URL that was cut at a character of its password, without showing any of it."""
+    rest = f"{parts.path}#{parts.fragment}#{parts.query if '=' not in parts.query.partition('@')[0] else ''}"
+    if parts.fragment or (parts.netloc and "@" in rest):
+        raise NotConfigured(
+            f"The storage {parts.scheme}://... cannot be used: in a user, a password or a path, write / as %2F, ? as %3F, "
+            "# as %23 and @ as %40."
+        )
+
+
 def _options(url: str, parts: SplitResult) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     ours: dict[str, Any] = {}
     login: dict[str, Any] = {}
     sentinels: dict[str, Any] = {}
     tables = ((OURS, ours), (CONNECTION, login), (SENTINELS, sentinels))
+    seen: set[str] = set()
     for name, text in parse_qsl(parts.query, keep_blank_values=True):
+        if name in seen:
+            _refuse(url, f"it says {name} twice")
+        if name.startswith("ssl_") and name in CONNECTION and not parts.scheme.startswith("rediss"):
+            _refuse(url, f"{name} is for TLS, and needs a URL that begins with rediss")
+        if name in SENTINELS and not parts.scheme.endswith("+sentinel"):
+            _refuse(url, f"{name} is for Sentinels, as in redis+sentinel://host/mymaster")
+        seen.add(name)
         for readers, values in tables:
             if name in readers:
                 try:
@@ -167,9 +195,7 @@ def _options(url: str, parts: SplitResult) -> tuple[dict[str, Any], dict[str, An
 
 
 def _credentials(parts: SplitResult) -> dict[str, str]:
-    user, _, host = parts.netloc.rpartition("@")
-    if not host or not user:
-        return {}
+    user = parts.netloc.rpartition("@")[0]
     name, _, secret = user.partition(":")
     return {key: unquote(value) for key, value in (("username", name), ("password", secret)) if value}
 
@@ -191,4 +217,4 @@ def _socket(url: str, parts: SplitResult) -> str:
 
 
 def _refuse(url: str, why: str) -> NoReturn:
-    raise NotConfigured(f"The storage {scrub(url)} cannot be used: {why}.") from None
+    raise NotConfigured(f"The storage {scrub(url)} cannot be used: {why}{'' if why.endswith('?') else '.'}") from None

@@ -5,7 +5,8 @@ takes to answer. A line is shared by threads; in a forked child it starts with n
 """
 
 import os
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, Protocol, cast
 
 from redis import Redis, RedisCluster, Sentinel
@@ -20,14 +21,19 @@ from gotask.backends.redis.address import Address
 
 CONNECT_S: Final = 1.0  #: seconds for a connection to be made
 WAIT_SHARE: Final = 0.8  #: part of a call's deadline that replicas may take
+AHEAD: Final = 1  #: commands sent before the answer to the one before them is read
 Info = dict[str, Any]
+Command = Sequence[Any]
 
 
 class Line(Protocol):
     """All methods raise redis-py's exceptions, or OSError."""
 
-    def run(self, *command: Any, replicas: int = 0) -> Any:
-        """One command; with `replicas`, answered once so many have it. Raises TooFewReplicas when they do not in time."""
+    def run(self, commands: Iterable[Command], replicas: int = 0) -> list[Any]:
+        """Answers of commands in their order, each an exception where Redis refused it.
+
+        With `replicas`, a command is answered once so many have what it wrote, or by TooFewReplicas after a while.
+        """
         ...
 
     def infos(self) -> list[Info]:
@@ -78,24 +84,26 @@ class ServerLine:
         self._patience_ms = int(address.timeout * WAIT_SHARE * 1000)
         self._process = os.getpid()
 
-    def run(self, *command: Any, replicas: int = 0) -> Any:
+    def run(self, commands: Iterable[Command], replicas: int = 0) -> list[Any]:
         link = self._take()
+        answers: list[Any] = []
+        waiting: deque[int] = deque()
         try:
-            packed = link.pack_command(*command)
-            if replicas:  # WAIT speaks of what its own connection wrote
-                packed += link.pack_command("WAIT", replicas, self._patience_ms)
-            link.send_packed_command(packed, check_health=False)
-            answer = _answer(link)
-            have = _answer(link) if replicas else 0
+            for command in commands:  # Redis works on the one before while this one is made
+                packed = link.pack_command(*command)
+                if replicas:  # WAIT speaks of what its own connection wrote
+                    packed += link.pack_command("WAIT", replicas, self._patience_ms)
+                link.send_packed_command(packed, check_health=False)
+                waiting.append(replicas)
+                if len(waiting) > AHEAD:
+                    answers.append(_answer(link, waiting.popleft()))
+            while waiting:
+                answers.append(_answer(link, waiting.popleft()))
         except BaseException:
             link.disconnect()
             raise
         self._free.append(link)
-        if isinstance(answer, said.ResponseError):
-            raise answer
-        if replicas and have < replicas:
-            raise TooFewReplicas(have)
-        return answer
+        return answers
 
     def _take(self) -> AbstractConnection:
         """A connection that is free and still connected, else a new one."""
@@ -136,12 +144,14 @@ class ServerLine:
         self._client.close()
 
 
-def _answer(link: Any) -> Any:
+def _answer(link: Any, replicas: int) -> Any:
     """The next answer; what Redis itself refused is an answer too, and leaves the connection as good as it was."""
     try:
-        return link.read_response()
+        answer = link.read_response()
     except said.ResponseError as refusal:
-        return refusal
+        answer = refusal
+    have = link.read_response() if replicas else 0
+    return TooFewReplicas(have) if have < replicas and not isinstance(answer, Exception) else answer
 
 
 def _client(address: Address) -> Redis:
@@ -181,12 +191,21 @@ class ClusterLine:
         made = self._made
         if made is None:
             nodes = [ClusterNode(host, port) for host, port in self._address.hosts]
-            made = self._made = RedisCluster(startup_nodes=nodes, **_options(self._address))
+            try:
+                made = self._made = RedisCluster(startup_nodes=nodes, **_options(self._address))
+            except said.RedisClusterException as error:  # the last node's own words say more
+                raise (error.__cause__ or error) from None
         return made
 
-    def run(self, *command: Any, replicas: int = 0) -> Any:
+    def run(self, commands: Iterable[Command], replicas: int = 0) -> list[Any]:
         assert not replicas, "gotask.backends.redis.address refuses that"
-        return self._cluster().execute_command(*command)
+        return [self._one(command) for command in commands]
+
+    def _one(self, command: Command) -> Any:
+        try:
+            return self._cluster().execute_command(*command)
+        except (said.NoScriptError, said.OutOfMemoryError) as refusal:
+            return refusal
 
     def _servers(self) -> Sequence[Redis]:
         cluster = self._cluster()

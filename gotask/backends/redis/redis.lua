@@ -48,6 +48,18 @@ local function take()
   return ARGV[at]
 end
 
+local NOTHING = {}
+
+-- n fields and their values, from argument `first` on
+local function fields_from(first, n)
+  if n == '0' then return NOTHING end
+  local said = {}
+  for i = first, first + 2 * n - 2, 2 do
+    said[ARGV[i]] = ARGV[i + 1]
+  end
+  return said
+end
+
 local function number(text)
   return tonumber(text) or 0
 end

@@ -128,18 +128,17 @@ more_of: Final = _told()
 
 
 def enqueue_arguments(id: str, new: NewJob) -> Flat:
-    return [
-        id,
-        new.queue,
-        new.priority,
-        "" if new.delay is None else micros_of(new.delay),
-        "" if new.scheduled_at is None else micros(new.scheduled_at),
-        "" if new.expires_at is None else micros(new.expires_at),
-        "" if new.unique_key is None else new.unique_key,
-        new.type,
-        bytes(new.payload),
-        more_of(new),
-    ]
+    flat: Flat = [id, new.queue, new.priority, new.type, bytes(new.payload), more_of(new), 0]
+    if new.delay is not None:
+        flat += ("delay", micros_of(new.delay))
+    if new.scheduled_at is not None:
+        flat += ("scheduled_at", micros(new.scheduled_at))
+    if new.expires_at is not None:
+        flat += ("expires_at", micros(new.expires_at))
+    if new.unique_key is not None:
+        flat += ("unique_key", new.unique_key)
+    flat[6] = (len(flat) - 7) // 2
+    return flat
 
 
 def settle_arguments(one: Settlement) -> Flat:

@@ -1,11 +1,12 @@
 """Calls of the script, each with a deadline, and what Redis or the network says as errors of ours."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, TypeVar
 
 from redis import exceptions as said
 from redis.client import PubSub
+from redis.sentinel import MasterNotFoundError
 
 from gotask.backends.redis.address import Address
 from gotask.backends.redis.lines import Info, Line, TooFewReplicas, open_line
@@ -15,6 +16,12 @@ from gotask.errors import BackendDown, NotConfigured
 
 OLDEST: Final = (6, 2)  #: version of Redis
 FULL_RETRY_S: Final = 5.0  #: seconds that a producer should wait when Redis is full
+#: an answer, or the name of an error, that no trying again will change -> what is wrong in the URL
+MISTAKES: Final = {
+    "MovedError": "is one node of a Cluster: write the URL as redis+cluster://",
+    "Cluster mode is not enabled": "is no Cluster: write the URL as redis://",
+    "DB index is out of range": "has no database of that number: write another, or raise 'databases' in redis.conf",
+}
 
 T = TypeVar("T")
 
@@ -30,18 +37,16 @@ class Server:
         self._checked = False
         self._closed = False
 
-    def run(self, root: str, *arguments: Any, replicas: int = 0) -> Any:
-        """One call of the script; with `replicas`, answered once so many have what it wrote.
+    def run(self, root: str, *arguments: Any) -> Any:
+        """One call of the script. Raises BackendDown when there is no answer in time, or none that helps."""
+        return self.run_all(root, (arguments,))[0]
 
-        Raises BackendDown when there is no answer in time, or none that helps.
+    def run_all(self, root: str, calls: Iterable[Sequence[Any]], replicas: int = 0) -> list[Any]:
+        """Calls of the script one after the other, each made while Redis works on the one before; their answers.
+
+        With `replicas`, a call is answered once so many have what it wrote.
         """
-        try:
-            return self._told(lambda line: _evaluate(line, root, arguments, replicas))
-        except TooFewReplicas as few:
-            raise BackendDown(
-                f"Only {few.args[0]} of {replicas} replicas of {self.address.shown} had it in time, so the outcome is unknown; "
-                "look at the replicas, and try again with the same id."
-            ) from few
+        return self._told(lambda line: _evaluate(line, root, calls, replicas))
 
     def listen(self, channels: list[str]) -> PubSub:
         """A connection of its own that hears those channels by the time it is returned."""
@@ -64,7 +69,7 @@ class Server:
             if not self._checked:
                 self._check()
             return act(self._line)
-        except (said.RedisError, OSError) as error:
+        except (said.RedisError, said.RedisClusterException, TooFewReplicas, OSError) as error:
             raise self._translated(error) from error
 
     def _check(self) -> None:
@@ -72,7 +77,7 @@ class Server:
         for info in self._line.infos():
             self._check_server(info)
         for root in dict.fromkeys((self.shards.first, *self.shards.roots)):
-            stored = int(_evaluate(self._line, root, ("open", "", self.address.shards)))
+            stored = int(_evaluate(self._line, root, [("open", "", self.address.shards)])[0])
             if stored != self.address.shards:
                 raise NotConfigured(
                     f"The store {self.address.prefix!r} at {self.address.shown} has {stored} shards, and the URL says "
@@ -96,9 +101,17 @@ class Server:
                 "set it to noeviction: redis-cli config set maxmemory-policy noeviction, and the same in redis.conf."
             )
 
-    def _translated(self, error: Exception) -> BackendDown:
+    def _translated(self, error: Exception) -> BackendDown | NotConfigured:
         """An error in a sentence. Connections that may lead to the wrong server, or nowhere, are dropped."""
         at, text = f"Redis at {self.address.shown}", str(error).rstrip(".")
+        if isinstance(error, TooFewReplicas):
+            return BackendDown(
+                f"Only {error} of {self.address.wait} replicas of {self.address.shown} had it in time, so the outcome is "
+                "unknown; look at the replicas, and try again with the same id."
+            )
+        for words, advice in MISTAKES.items():
+            if words in text or words == type(error).__name__:
+                return NotConfigured(f"{at} {advice}.")
         if isinstance(error, said.AuthenticationError | said.AuthorizationError | said.NoPermissionError):
             return BackendDown(f"{at} does not let us do this ({text}); look at the user, the password and the ACL.")
         if isinstance(error, said.OutOfMemoryError):
@@ -111,6 +124,11 @@ class Server:
             self._line.forget()
         if isinstance(error, said.ReadOnlyError):
             return BackendDown(f"{at} is a replica, and takes no writes; a failover may be under way, so try again.")
+        if isinstance(error, MasterNotFoundError):
+            return BackendDown(
+                f"No Sentinel of {self.address.shown} says where the master is; look whether they run, at the name of the "
+                "service, and at sentinel_password if they want one."
+            )
         if isinstance(error, said.TimeoutError):
             return BackendDown(
                 f"{at} did not answer within {self.address.timeout:g} s; the outcome is unknown, so try again with the same id."
@@ -118,11 +136,21 @@ class Server:
         return BackendDown(f"{at} cannot be reached ({text}); look whether it runs, and at its address.")
 
 
-def _evaluate(line: Line, root: str, arguments: tuple[Any, ...], replicas: int = 0) -> Any:
-    try:
-        return line.run("EVALSHA", SHA, 1, root, *arguments, replicas=replicas)
-    except said.NoScriptError:  # the first call, or Redis was restarted, or told to forget its scripts
-        return line.run("EVAL", TEXT, 1, root, *arguments, replicas=replicas)
+def _evaluate(line: Line, root: str, calls: Iterable[Sequence[Any]], replicas: int = 0) -> list[Any]:
+    made: list[Sequence[Any]] = []
+
+    def commands() -> Iterator[Sequence[Any]]:
+        for call in calls:
+            made.append(call)
+            yield ("EVALSHA", SHA, 1, root, *call)
+
+    answers = line.run(commands(), replicas)
+    for at, answer in enumerate(answers):
+        if isinstance(answer, said.NoScriptError):  # the first call, or Redis was restarted, or told to forget its scripts
+            (answers[at],) = line.run([("EVAL", TEXT, 1, root, *made[at])], replicas)
+        if isinstance(answers[at], Exception):
+            raise answers[at]
+    return answers
 
 
 def _subscribed(ear: PubSub, channels: list[str], patience: float) -> PubSub:

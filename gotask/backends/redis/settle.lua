@@ -26,11 +26,9 @@ if verb == 'settle' then
   even_if_full()
   local answer, freed = {}, {}
   while at < #ARGV do
-    local id, lease, event, said = take(), take(), take(), {}
-    for _ = 1, take() do
-      local field = take()
-      said[field] = take()
-    end
+    local id, lease, event, n = unpack(ARGV, at + 1, at + 4)
+    local said = fields_from(at + 5, n)
+    at = at + 4 + 2 * n
     local job = load(id)
     local held = job and job.status == 'RUNNING' and job.lease == lease and RULES[event].from.RUNNING
     if held then
