@@ -44,7 +44,8 @@ PEERS: Final = (
         requires=("celery[redis]", "hiredis"),
         worker="celery -A celery_app worker -P prefork -c 2 -l WARNING --without-gossip --without-mingle --without-heartbeat",
         app="celery_app",
-        settings="prefork, 2 processes, prefetch multiplier 128, results ignored; no gossip, mingle, heartbeat, remote control",
+        settings="2 solo workers (faster here than prefork and threads), prefetch multiplier 128, results ignored;"
+        " no gossip, mingle, heartbeat or remote control",
         killed="is lost (early acknowledgement, its default and fastest)",
     ),
     Peer(
@@ -53,7 +54,8 @@ PEERS: Final = (
         requires=("dramatiq[redis]", "hiredis"),
         worker="dramatiq dramatiq_app --processes 2 --threads 8 --skip-logging",
         app="dramatiq_app",
-        settings="2 processes of 8 threads, no middleware, no results",
+        environ={"dramatiq_queue_prefetch": "1000"},
+        settings="2 processes of 8 threads, prefetching 1000, no middleware, no results",
         killed="runs again",
     ),
     Peer(
@@ -69,9 +71,9 @@ PEERS: Final = (
         name="huey",
         package="huey",
         requires=("huey", "redis", "hiredis"),
-        worker="python -m huey.bin.huey_consumer huey_app.huey -k process -w 2 -n -q",
+        worker="python -m huey.bin.huey_consumer huey_app.huey -k process -w 4 -n -q",
         app="huey_app",
-        settings="2 worker processes, blocking pop, no results, no periodic tasks",
+        settings="4 worker processes, blocking pop, no results, no periodic tasks",
         killed="is lost (a pop removes it)",
     ),
     Peer(
@@ -101,9 +103,8 @@ PEERS: Final = (
         package="arq",
         requires=("arq", "hiredis", "uvloop"),
         worker="arq arq_app.WorkerSettings",
-        copies=2,
         app="arq_app",
-        settings="2 workers of 100 coroutines on uvloop, polling each 5 ms, no results",
+        settings="1 worker of 1000 coroutines on uvloop (2 race for the same jobs), polling each 5 ms, no results",
         killed="runs again",
     ),
     Peer(
@@ -113,7 +114,7 @@ PEERS: Final = (
         requires=("saq[redis,hiredis]", "uvloop", "typing_extensions"),
         worker="saq saq_app.settings --workers 2 --quiet",
         app="saq_app",
-        settings="2 workers of 20 coroutines on uvloop; jobs are deleted when they end, and have no time-out",
+        settings="2 workers of 100 coroutines on uvloop; jobs are deleted when they end, and have no time-out",
         killed="runs again",
     ),
     Peer(
@@ -122,7 +123,7 @@ PEERS: Final = (
         requires=("streaq", "uvloop"),
         worker="streaq run streaq_app:worker --workers 2",
         app="streaq_app",
-        settings="2 workers of 64 coroutines on uvloop, prefetching 256, no results, silent",
+        settings="2 workers of 32 coroutines on uvloop, prefetching 64, no results, silent",
         killed="runs again",
     ),
     Peer(

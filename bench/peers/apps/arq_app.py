@@ -21,7 +21,7 @@ async def noop(_: object, text: str) -> None:
 class WorkerSettings:
     functions = (noop,)
     redis_settings = RedisSettings.from_dsn(os.environ["PEERS_REDIS"])
-    max_jobs = 100
+    max_jobs = 1000
     poll_delay = 0.005
     keep_result = 0
     log_results = False

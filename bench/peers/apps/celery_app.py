@@ -1,10 +1,11 @@
 """Celery: no results, no events, no remote control, a deep prefetch."""
 
 import os
+from contextlib import AbstractAsyncContextManager
 
 from celery import Celery
 from marks import mark
-from producer import plain
+from producer import Way, plain
 
 app = Celery("celery_app", broker=os.environ["PEERS_REDIS"])
 app.conf.update(
@@ -21,5 +22,5 @@ def noop(text: str) -> None:
     mark(text)
 
 
-def way():
+def way() -> AbstractAsyncContextManager[Way]:
     return plain(noop.delay)

@@ -1,11 +1,12 @@
 """Dramatiq: its Redis broker without middleware, which the no-op needs none of."""
 
 import os
+from contextlib import AbstractAsyncContextManager
 
 import dramatiq
 from dramatiq.brokers.redis import RedisBroker
 from marks import mark
-from producer import plain
+from producer import Way, plain
 
 dramatiq.set_broker(RedisBroker(url=os.environ["PEERS_REDIS"], middleware=[]))
 
@@ -15,5 +16,5 @@ def noop(text: str) -> None:
     mark(text)
 
 
-def way():
+def way() -> AbstractAsyncContextManager[Way]:
     return plain(noop.send)

@@ -1,9 +1,10 @@
 """GoTask as it comes."""
 
 import os
+from contextlib import AbstractAsyncContextManager
 
 from marks import mark
-from producer import plain
+from producer import Way, plain
 
 from gotask import GoTask
 
@@ -15,7 +16,7 @@ def noop(text: str) -> None:
     mark(text)
 
 
-def way():
+def way() -> AbstractAsyncContextManager[Way]:
     def many(texts: list[str]) -> None:
         app.enqueue_many({"type": "noop", "payload": {"text": text}} for text in texts)
 

@@ -1,10 +1,11 @@
 """Huey: blocking pops from a Redis list, no results."""
 
 import os
+from contextlib import AbstractAsyncContextManager
 
 from huey import RedisHuey
 from marks import mark
-from producer import plain
+from producer import Way, plain
 
 huey = RedisHuey("peers", url=os.environ["PEERS_REDIS"], results=False)
 
@@ -14,5 +15,5 @@ def noop(text: str) -> None:
     mark(text)
 
 
-def way():
+def way() -> AbstractAsyncContextManager[Way]:
     return plain(noop)

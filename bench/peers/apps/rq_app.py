@@ -1,9 +1,10 @@
 """RQ: results are dropped at once (result_ttl=0), and jobs have no description to format."""
 
 import os
+from contextlib import AbstractAsyncContextManager
 
 from marks import mark
-from producer import plain
+from producer import Way, plain
 from redis import Redis
 from rq import Queue
 
@@ -12,7 +13,7 @@ def noop(text: str) -> None:
     mark(text)
 
 
-def way():
+def way() -> AbstractAsyncContextManager[Way]:
     queue = Queue(connection=Redis.from_url(os.environ["PEERS_REDIS"]))
     options = {"result_ttl": 0, "description": "noop"}
 

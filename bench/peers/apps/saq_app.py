@@ -18,7 +18,7 @@ async def noop(_: object, *, text: str) -> None:
     mark(text)
 
 
-settings = {"queue": queue, "functions": [noop], "concurrency": 20}
+settings = {"queue": queue, "functions": [noop], "concurrency": 100}
 
 
 @asynccontextmanager

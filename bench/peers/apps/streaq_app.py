@@ -8,7 +8,7 @@ from marks import mark
 from producer import Way
 from streaq import Worker
 
-worker = Worker(os.environ["PEERS_REDIS"], concurrency=64, prefetch=256, anyio_kwargs={"use_uvloop": True})
+worker = Worker(os.environ["PEERS_REDIS"], concurrency=32, prefetch=64, anyio_kwargs={"use_uvloop": True})
 
 
 @worker.task(ttl=0, silent=True)
