@@ -13,8 +13,11 @@ from typing import Any, Final, Literal, TextIO
 
 #: C0 and C1 controls, and what reorders or hides text on a screen: bidirectional marks, separators, zero width
 CONTROL: Final = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
-LOGIN: Final = re.compile(r"(?P<scheme>\b[a-z][a-z0-9+.-]*://)(?P<user>[^\s:/@]*):[^\s/]*@", re.IGNORECASE)
-QUERY: Final = re.compile(r"(?P<name>[?&;](?:password|passwd|token|secret|api_?key)=)[^&;\s\"']*", re.IGNORECASE)
+#: a login in a URL. A password with a slash in it is a mistake, and secret all the same; what looks like a port is none
+LOGIN: Final = re.compile(
+    r"(?P<scheme>\b[a-z][a-z0-9+.-]*://)(?P<user>[^\s:/@]*):(?!\d{1,5}(?:[/?#,;\"'\s)\]}]|$))[^\s\"'<>]*@", re.IGNORECASE
+)
+QUERY: Final = re.compile(r"(?P<name>[?&;](?:\w+_)?(?:password|passwd|token|secret|api_?key)=)[^&;\s\"']*", re.IGNORECASE)
 BEARER: Final = re.compile(r"(?P<name>\bBearer\s+)[^\s\"',]+", re.IGNORECASE)
 #: attributes every record has; what a caller adds by `extra=` is the rest
 PLAIN: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}

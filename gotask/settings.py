@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal, NamedTuple, get_args, get_origin, get_type_hints
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import msgspec
 from msgspec import Meta, Struct
@@ -33,9 +33,19 @@ class Settings(Struct, kw_only=True):
 
     storage: Annotated[
         str,
-        Meta(description="Where jobs are kept: memory, sqlite, or a URL such as sqlite:////var/lib/jobs.db (four slashes)."),
+        Meta(
+            description="Where jobs are kept: memory, sqlite, redis, or a URL such as redis://host:6379/0 "
+            "or sqlite:////var/lib/jobs.db (four slashes)."
+        ),
     ] = "sqlite"
-    redis_addr: Annotated[str, Meta(description="Redis address, for storage redis (not in this version).")] = "localhost:6379"
+    redis_addr: Annotated[
+        str,
+        Meta(
+            description="Redis for storage redis: host:port or user:password@host:port; "
+            "for TLS, Sentinels or a Cluster give a URL as the storage.",
+            extra={"scheme": "redis"},
+        ),
+    ] = "localhost:6379"
     postgres_host: Annotated[str, Meta(description="PostgreSQL host, for storage postgres (not in this version).")] = (
         "localhost"
     )
@@ -55,7 +65,7 @@ class Settings(Struct, kw_only=True):
     def url(self) -> str:
         """The storage as one URL, composed from the redis-* and postgres-* settings when only those were given."""
         if self.storage == "redis":
-            return f"redis://{self.redis_addr}"
+            return self.redis_addr if "://" in self.redis_addr else f"redis://{self.redis_addr}"
         if self.storage in ("postgres", "postgresql"):
             user, secret, name = (quote(text, safe="") for text in (self.postgres_user, self.postgres_pass, self.postgres_db))
             return f"postgres://{user}{secret and ':' + secret}@{self.postgres_host}:{self.postgres_port}/{name}"
@@ -196,6 +206,9 @@ class Setting(NamedTuple):
             return "(secret)"
         if self.extra.get("auto") and not value:
             return "auto"
+        if "scheme" in self.extra:
+            before = f"{self.extra['scheme']}://"
+            return scrub(f"{before}{value}").removeprefix(before)
         return (
             ",".join(value)
             if isinstance(value, tuple)
@@ -240,7 +253,7 @@ def settings_of(kind: type[Settings]) -> dict[str, Setting]:
 
 def is_embedded(url: str) -> bool:
     """Whether a storage lies in files of this machine: asking it costs next to nothing, and it is away only if broken."""
-    return (urlsplit(url).scheme or url) in EMBEDDED
+    return url.partition(":")[0].lower() in EMBEDDED
 
 
 def is_loopback(address: str) -> bool:

@@ -5,11 +5,10 @@ answer says whether it held. Due times are judged by the store's clock. The suit
 this definition: `pytest tests/conformance --backend=package.module:open` runs it on a backend of your own.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Final, Protocol, TypeVar
-from urllib.parse import urlsplit
 
 from gotask.errors import NotConfigured
 from gotask.model import Beat, Enqueued, Filter, Held, Job, NewJob, Page, Queue, Record, Settlement, Tick, Worker
@@ -120,6 +119,8 @@ SCHEMES: Final[dict[str, str]] = {
         "gotask.backends.redis:open",
     ),
 }
+#: library that a storage of ours needs, and the installation does not bring by itself -> the extra that does
+EXTRAS: Final = {"redis": "gotask[redis]"}
 ENTRY_POINT: Final = "gotask.backends"
 LATER: Final = ("postgres", "postgresql")
 
@@ -127,9 +128,9 @@ LATER: Final = ("postgres", "postgresql")
 def open(url: str) -> Backend:
     """The backend that `url` names; a bare scheme such as `sqlite` means its default place.
 
-    Raises NotConfigured for a scheme that is not installed.
+    Raises NotConfigured for a scheme that is not installed, or whose library is not.
     """
-    scheme = urlsplit(url).scheme or url
+    scheme = url.partition(":")[0].lower()
     target = SCHEMES.get(scheme)
     if target is None:
         found = {point.name: point.value for point in entry_points(group=ENTRY_POINT)}
@@ -139,5 +140,11 @@ def open(url: str) -> Backend:
         later = " PostgreSQL comes with a later version." if scheme in LATER else ""
         raise NotConfigured(f"There is no storage called {scheme!r}; this installation has: {known}.{later}")
     module, _, function = target.partition(":")
-    backend: Backend = getattr(import_module(module), function)(url)
-    return backend
+    try:
+        opener: Callable[[str], Backend] = getattr(import_module(module), function)
+    except ModuleNotFoundError as e:
+        extra = EXTRAS.get(e.name or "")
+        if extra is None:
+            raise
+        raise NotConfigured(f"The storage {scheme} needs {e.name}, which is not installed: pip install '{extra}'.") from e
+    return opener(url)

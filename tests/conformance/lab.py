@@ -3,6 +3,7 @@
 import os
 import uuid
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
@@ -12,7 +13,10 @@ from typing import NamedTuple
 import pytest
 from msgspec import Raw
 
+from gotask import backends
 from gotask.backends import SCHEMES, Backend
+from gotask.errors import BackendDown
+from gotask.log import scrub
 from gotask.model import Job, NewJob, Settlement
 from gotask.states import Event, State
 
@@ -162,6 +166,16 @@ class Lab:
 def new(**fields: object) -> NewJob:
     made = {"type": "noop", "payload": Raw(b"{}"), **fields}
     return NewJob(**made)  # type: ignore[arg-type]
+
+
+def refusal(url: str, kind: type[Exception] = BackendDown) -> str:
+    """What the first call of a store that cannot be used says, within its deadline and with no password in it."""
+    begun = monotonic()
+    with pytest.raises(kind) as caught, closing(backends.open(url)) as store:
+        store.counts()
+    assert monotonic() - begun < 6.0
+    assert str(caught.value) == scrub(str(caught.value))
+    return str(caught.value)
 
 
 def until(condition: Callable[[], bool], what: str, seconds: float = 10.0) -> None:

@@ -24,7 +24,13 @@ from tests.e2e.conftest import ROOT, Ground, command, one_line
         ("gotask-worker", ["-P", "gevent"], "gotask-worker: There is no pool to choose: "),
         ("gotask-server", ["-storage=oracle://x"], "gotask-server: There is no storage called 'oracle'; "),
         ("gotask", ["up", "-storage=oracle://x"], "gotask: There is no storage called 'oracle'; "),
-        ("gotask", ["up", "-storage=redis"], "gotask: There is no storage called 'redis'; this installation has: "),
+        ("gotask", ["up", "-storage=postgres"], "gotask: There is no storage called 'postgres'; this installation has: "),
+        (
+            "gotask",
+            ["up", "-storage=redis", "-redis-addr=127.0.0.1:1"],
+            "gotask: Redis at redis://127.0.0.1:1 cannot be reached (",
+        ),
+        ("gotask", ["up", "-storage=redis://h?shard=2"], "gotask: The storage redis://h?shard=2 cannot be used: there is no "),
         ("gotask", ["job", "submit", "echo", "--payload", "{"], "gotask: --payload is not JSON: "),
         (
             "gotask",

@@ -128,6 +128,8 @@ def test_every_variable_the_program_reads_is_known() -> None:
 
 def test_storage_is_composed_of_the_seed_flags() -> None:
     assert load(ServerSettings, {"storage": "redis", "redis_addr": "cache:6380"}, {}).url == "redis://cache:6380"
+    assert load(ServerSettings, {"storage": "redis", "redis_addr": "me:pw@cache"}, {}).url == "redis://me:pw@cache"
+    assert load(ServerSettings, {"storage": "redis", "redis_addr": "rediss://cache"}, {}).url == "rediss://cache"
     given = {"storage": "postgres", "postgres_host": "db", "postgres_pass": "p@ss/word"}
     assert load(ServerSettings, given, {}).url == "postgres://postgres:p%40ss%2Fword@db:5432/taskqueue"
     assert load(ServerSettings, {"storage": "sqlite:///x.db"}, {}).url == "sqlite:///x.db"
@@ -152,10 +154,12 @@ def test_secrets_stay_secret(tmp_path: Path) -> None:
     # Given secrets from a file and in a URL
     (tmp_path / "keys").write_text("k-one,k-two\n")
     environ = {"GOTASK_API_KEYS_FILE": str(tmp_path / "keys"), "GOTASK_STORAGE": "redis://me:hunter2@h"}
+    environ["GOTASK_REDIS_ADDR"] = "me:hunter2@h:6379"
     held = load(ServerSettings, {}, environ)
     # Then they arrive, and do not show
     assert held.api_keys == ("k-one", "k-two")
     assert "hunter2" not in repr(held)
+    assert "redis_addr=me:***@h:6379" in repr(held)
     assert "k-one" not in repr(held)
     with pytest.raises(InvalidInput) as caught:
         load(ServerSettings, {}, {"GOTASK_API_KEYS_FILE": "/nowhere/keys"})
@@ -219,6 +223,20 @@ def test_every_command_teaches_by_example() -> None:
 
     for parser in reference.walk(gotask.build()):
         assert "example" in parser.format_help() or "first steps" in parser.format_help(), parser.prog
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("redis://me:se/cr@et@h/0", "redis://me:***@h/0"),
+        ("at redis://:secret@h:1,k:2/0?x=1.", "at redis://:***@h:1,k:2/0?x=1."),
+        ("redis+sentinel://h:26379/m?sentinel_password=secret&x=1", "redis+sentinel://h:26379/m?sentinel_password=***&x=1"),
+        ("redis://h:6379/0?password=a@b", "redis://h:6379/0?password=***"),
+        ("see http://localhost:8080/a, or mail a@b", "see http://localhost:8080/a, or mail a@b"),
+    ],
+)
+def test_passwords_in_urls_do_not_come_out(text: str, shown: str) -> None:
+    assert log.scrub(text) == shown
 
 
 @pytest.mark.parametrize("format", ["text", "json"])
