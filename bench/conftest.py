@@ -2,10 +2,10 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.servers.fixtures import servers
+from tests.servers.fixtures import servers, start_redis
 from tests.servers.storages import backend, storage
 
-__all__ = ["backend", "figure", "servers", "storage"]
+__all__ = ["backend", "figure", "servers", "start_redis", "storage"]
 Figure = Callable[[str, float, str, str], None]
 
 
