@@ -10,7 +10,7 @@ if verb == 'lease' or verb == 'permit' then
     lane.limit, lane.permits = number(record.max_workers) > 0, not limited
     if not limited then return want end
     if lane.limit then
-      local permits = verb == 'permit' and call('ZCOUNT', root .. ':permits:' .. queue, '(' .. now_text, '+inf')
+      local permits = verb == 'permit' and call('ZCARD', root .. ':permits:' .. queue)
       want = math.min(want, record.max_workers - number(permits or call('HGET', root .. ':counts', 'RUNNING ' .. queue)))
     end
     local rate = number(record.rate_limit)
@@ -46,6 +46,7 @@ if verb == 'lease' or verb == 'permit' then
 
   if verb == 'permit' then
     local queue, token, want, until_text = take(), take(), tonumber(take()), string.format('%d', now + take())
+    call('ZREMRANGEBYSCORE', root .. ':permits:' .. queue, '-inf', now_text) -- of jobs whose node died
     local lane = lane_of(queue)
     local n = math.max(0, allowed(queue, lane, want, true))
     for i = 1, n do

@@ -19,7 +19,10 @@ if verb == 'discard' then
   local kind, name, expected = take(), take(), take()
   if not version_is(kind, name, expected) then return 0 end
   call('HDEL', root .. ':versions', kind .. ' ' .. name)
-  if kind == 'queue' then rung[':queue:' .. name] = true end
+  if kind == 'queue' then
+    call('DEL', root .. ':lane:' .. name, root .. ':permits:' .. name) -- what runs now has its permit again with its next beat
+    rung[':queue:' .. name] = true
+  end
   return done(call('HDEL', root .. ':' .. kind .. 's', name))
 end
 
