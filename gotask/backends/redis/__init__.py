@@ -7,7 +7,7 @@ rows.py     Structs and flat lists                shards.py   which keys a job l
 watch.py    the doorbell                          claims.py, permits.py   what several shards decide at one
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -120,10 +120,26 @@ class Redis:
         return sorted(jobs, key=lambda job: (-job.priority, job.created_at, job.id))
 
     def _lease_at(self, root: str, wants: Mapping[str, int], owner: str, lease_s: float, *, judged: bool) -> list[Job]:
-        asked = [part for queue, want in wants.items() if want > 0 for part in (queue, want)]
-        if not asked:
-            return []
-        return rows.read_leased(self._run(root, "lease", owner, rows.micros_of(lease_s), int(judged), *asked), owner)
+        """Lease from one shard, a piece at a time, until it has less than it was asked for."""
+        rest = {queue: want for queue, want in wants.items() if want > 0}
+        jobs: list[Job] = []
+        asked: list[int] = []
+        short = False
+
+        def calls() -> Iterator[list[Any]]:
+            nonlocal rest
+            while rest and not short:
+                piece = {queue: min(want, CHUNK) for queue, want in rest.items()}
+                rest = {queue: want - piece[queue] for queue, want in rest.items() if want > piece[queue]}
+                asked.append(sum(piece.values()))
+                flat = [part for one in piece.items() for part in one]
+                yield ["lease", self._time(), owner, rows.micros_of(lease_s), int(judged), *flat]
+
+        for at, answer in enumerate(self._server.run_all(root, calls())):
+            found = rows.read_leased(answer, owner)
+            jobs += found
+            short = len(found) < asked[at]
+        return jobs
 
     def settle_many(self, settlements: Sequence[Settlement]) -> list[bool]:
         names = [one.id for one in settlements]

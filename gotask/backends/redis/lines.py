@@ -5,8 +5,7 @@ takes to answer. A line is shared by threads; in a forked child it starts with n
 """
 
 import os
-from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, Protocol, cast
 
 from redis import Redis, RedisCluster, Sentinel
@@ -29,8 +28,8 @@ Command = Sequence[Any]
 class Line(Protocol):
     """All methods raise redis-py's exceptions, or OSError."""
 
-    def run(self, commands: Iterable[Command], replicas: int = 0) -> list[Any]:
-        """Answers of commands in their order, each an exception where Redis refused it.
+    def run(self, commands: Iterable[Command], replicas: int = 0) -> Iterator[Any]:
+        """Answers of commands in their order as they come, each an exception where Redis refused it.
 
         With `replicas`, a command is answered once so many have what it wrote, or by TooFewReplicas after a while.
         """
@@ -84,26 +83,25 @@ class ServerLine:
         self._patience_ms = int(address.timeout * WAIT_SHARE * 1000)
         self._process = os.getpid()
 
-    def run(self, commands: Iterable[Command], replicas: int = 0) -> list[Any]:
+    def run(self, commands: Iterable[Command], replicas: int = 0) -> Iterator[Any]:
         link = self._take()
-        answers: list[Any] = []
-        waiting: deque[int] = deque()
         try:
-            for command in commands:  # Redis works on the one before while this one is made
+            waiting = 0
+            for command in commands:  # made while Redis works on the one before
                 packed = link.pack_command(*command)
                 if replicas:  # WAIT speaks of what its own connection wrote
                     packed += link.pack_command("WAIT", replicas, self._patience_ms)
                 link.send_packed_command(packed, check_health=False)
-                waiting.append(replicas)
-                if len(waiting) > AHEAD:
-                    answers.append(_answer(link, waiting.popleft()))
-            while waiting:
-                answers.append(_answer(link, waiting.popleft()))
+                waiting += 1
+                if waiting > AHEAD:
+                    waiting -= 1
+                    yield _answer(link, replicas)
+            for _ in range(waiting):
+                yield _answer(link, replicas)
         except BaseException:
             link.disconnect()
             raise
         self._free.append(link)
-        return answers
 
     def _take(self) -> AbstractConnection:
         """A connection that is free and still connected, else a new one."""
@@ -197,9 +195,9 @@ class ClusterLine:
                 raise (error.__cause__ or error) from None
         return made
 
-    def run(self, commands: Iterable[Command], replicas: int = 0) -> list[Any]:
+    def run(self, commands: Iterable[Command], replicas: int = 0) -> Iterator[Any]:
         assert not replicas, "gotask.backends.redis.address refuses that"
-        return [self._one(command) for command in commands]
+        return (self._one(command) for command in commands)
 
     def _one(self, command: Command) -> Any:
         try:

@@ -1,8 +1,10 @@
 """Calls of the script, each with a deadline, and what Redis or the network says as errors of ours."""
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Final, TypeVar
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
 
 from redis import exceptions as said
 from redis.client import PubSub
@@ -23,8 +25,6 @@ MISTAKES: Final = {
     "DB index is out of range": "has no database of that number: write another, or raise 'databases' in redis.conf",
 }
 
-T = TypeVar("T")
-
 
 class Server:
     """The Redis, or the Cluster, that an address names. Made without any I/O; the first call checks what is there."""
@@ -39,22 +39,27 @@ class Server:
 
     def run(self, root: str, *arguments: Any) -> Any:
         """One call of the script. Raises BackendDown when there is no answer in time, or none that helps."""
-        return self.run_all(root, (arguments,))[0]
+        (answer,) = self.run_all(root, (arguments,))
+        return answer
 
-    def run_all(self, root: str, calls: Iterable[Sequence[Any]], replicas: int = 0) -> list[Any]:
-        """Calls of the script one after the other, each made while Redis works on the one before; their answers.
+    def run_all(self, root: str, calls: Iterable[Sequence[Any]], replicas: int = 0) -> Iterator[Any]:
+        """Calls of the script one after the other, and their answers, to be taken to the end.
 
-        With `replicas`, a call is answered once so many have what it wrote.
+        The next call is made, and the answer to the one before is worked on, while Redis is at another. With `replicas`, a call
+        is answered once so many have what it wrote.
         """
-        return self._told(lambda line: _evaluate(line, root, calls, replicas))
+        with self._told() as line:
+            yield from _evaluate(line, root, calls, replicas)
 
     def listen(self, channels: list[str]) -> PubSub:
         """A connection of its own that hears those channels by the time it is returned."""
-        return self._told(lambda line: _subscribed(line.ear(), channels, self.address.timeout))
+        with self._told() as line:
+            return _subscribed(line.ear(), channels, self.address.timeout)
 
     def promise(self) -> str:
         """What an answered enqueue survives, by how Redis writes to its disk."""
-        return self._told(lambda line: _promise(line.infos(), line.fsync()))
+        with self._told() as line:
+            return _promise(line.infos(), line.fsync())
 
     def close(self) -> None:
         with self._guard:
@@ -62,13 +67,15 @@ class Server:
                 self._closed = True
                 self._line.close()
 
-    def _told(self, act: Callable[[Line], T]) -> T:
+    @contextmanager
+    def _told(self) -> Iterator[Line]:
+        """The line, checked; what Redis or the network says meanwhile becomes an error of ours."""
         if self._closed:
             raise BackendDown(f"The storage {self.address.shown} was closed; open it again.", retry_after=None)
         try:
             if not self._checked:
                 self._check()
-            return act(self._line)
+            yield self._line
         except (said.RedisError, said.RedisClusterException, TooFewReplicas, OSError) as error:
             raise self._translated(error) from error
 
@@ -77,7 +84,8 @@ class Server:
         for info in self._line.infos():
             self._check_server(info)
         for root in dict.fromkeys((self.shards.first, *self.shards.roots)):
-            stored = int(_evaluate(self._line, root, [("open", "", self.address.shards)])[0])
+            (answer,) = _evaluate(self._line, root, [("open", "", self.address.shards)])
+            stored = int(answer)
             if stored != self.address.shards:
                 raise NotConfigured(
                     f"The store {self.address.prefix!r} at {self.address.shown} has {stored} shards, and the URL says "
@@ -136,21 +144,21 @@ class Server:
         return BackendDown(f"{at} cannot be reached ({text}); look whether it runs, and at its address.")
 
 
-def _evaluate(line: Line, root: str, calls: Iterable[Sequence[Any]], replicas: int = 0) -> list[Any]:
-    made: list[Sequence[Any]] = []
+def _evaluate(line: Line, root: str, calls: Iterable[Sequence[Any]], replicas: int = 0) -> Iterator[Any]:
+    made: deque[Sequence[Any]] = deque()
 
     def commands() -> Iterator[Sequence[Any]]:
         for call in calls:
             made.append(call)
             yield ("EVALSHA", SHA, 1, root, *call)
 
-    answers = line.run(commands(), replicas)
-    for at, answer in enumerate(answers):
+    for answer in line.run(commands(), replicas):
+        call = made.popleft()
         if isinstance(answer, said.NoScriptError):  # the first call, or Redis was restarted, or told to forget its scripts
-            (answers[at],) = line.run([("EVAL", TEXT, 1, root, *made[at])], replicas)
-        if isinstance(answers[at], Exception):
-            raise answers[at]
-    return answers
+            (answer,) = line.run([("EVAL", TEXT, 1, root, *call)], replicas)
+        if isinstance(answer, Exception):
+            raise answer
+        yield answer
 
 
 def _subscribed(ear: PubSub, channels: list[str], patience: float) -> PubSub:
