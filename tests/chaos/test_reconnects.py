@@ -44,7 +44,10 @@ def test_a_thousand_reconnects(tmp_path: Path) -> None:
             try:
                 took.append(line.heal())
             except AssertionError as error:
-                raise AssertionError(f"cycle {cycle}, {kind} for {seconds:.2f} s: {error}; SEED={seed}") from error
+                raise AssertionError(
+                    f"cycle {cycle}, {kind} for {seconds:.2f} s: {error}; SEED={seed}\n{line.proxy.open} connections, "
+                    f"{line.proxy.counts}\n{line.node.log.read_text()[-2000:]}"
+                ) from error
         load.stop()
         # And nothing was lost or run twice
         line.judged(load)
