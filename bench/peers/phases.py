@@ -44,8 +44,8 @@ class Bench:
         while True:
             with self._emptied() as producer:
                 producer.ask("fill", count=count)
-                with self._workers():
-                    rate, took = self._drained(count, 60)
+                with self._workers() as workers:
+                    rate, took = self._drained(workers, count, 60)
             if took >= PROBE_LEAST_S or count >= MOST:
                 return max(200, min(MOST, round(rate * seconds)))
             count = min(MOST, count * 10)
@@ -55,7 +55,7 @@ class Bench:
         with self._emptied() as producer:
             filled = producer.ask("fill", count=count)
             with self._workers() as workers:
-                rate, _ = self._drained(count, 120)
+                rate, _ = self._drained(workers, count, 120)
                 steady = self._waits(producer, "steady", rate=STEADY_RATE, seconds=STEADY_S)
                 pickup = self._waits(producer, "pickup", count=PICKUPS, seconds=PICKUP_S)
                 idle = memory([each.pid for each in workers])
@@ -89,9 +89,15 @@ class Bench:
         rows = self._marks.read_bytes()[start * LINE :].split()
         return np.array(rows).astype(np.int64).reshape(-1, 2)
 
-    def _drained(self, count: int, seconds: float) -> tuple[float, float]:
+    def _drained(self, workers: list["Popen[str]"], count: int, seconds: float) -> tuple[float, float]:
         """Jobs per second, and the seconds in which they were counted."""
-        wait_for(f"Its worker did not run {count:,} queued jobs", lambda: self._ran() >= count, seconds)
+
+        def over() -> bool:
+            if any(each.poll() is not None for each in workers):
+                raise NotThere("Its worker ended by itself.")
+            return self._ran() >= count
+
+        wait_for(f"Its worker did not run {count:,} queued jobs", over, seconds)
         numbers, at = self._read(0)[:count].T
         if len(set(numbers)) != count:
             raise NotThere(f"It ran {len(set(numbers)):,} of {count:,} jobs, some of them twice.")
@@ -106,4 +112,5 @@ class Bench:
         sent = producer.ask(do, **asked)["sent"]
         wait_for(f"Its worker did not run all jobs of {do}", lambda: self._ran() >= before + sent, 30)
         asked_at, ran_at = self._read(before).T
-        return ran_at - asked_at
+        waits: np.ndarray = ran_at - asked_at
+        return waits
