@@ -19,6 +19,7 @@ from redis.retry import Retry
 from gotask.backends.redis.address import Address
 
 CONNECT_S: Final = 1.0  #: seconds for a connection to be made
+MADE_MOST: Final = 2**31  #: connections that redis-py may make: it counts ours and never sees one end, and stops at 100
 WAIT_SHARE: Final = 0.8  #: part of a call's deadline that replicas may take
 AHEAD: Final = 1  #: commands sent before the answer to the one before them is read
 Info = dict[str, Any]
@@ -68,6 +69,7 @@ def _options(address: Address) -> dict[str, Any]:
         "socket_timeout": address.timeout,
         "socket_connect_timeout": min(address.timeout, CONNECT_S),
         "retry": Retry(NoBackoff(), 0),  # whoever calls knows better whether to try again
+        "max_connections": MADE_MOST,
         "protocol": 2,
         **address.login,
     }
