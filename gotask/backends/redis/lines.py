@@ -177,6 +177,13 @@ def _fsync(client: Redis) -> str | None:
     return found.get("appendfsync")
 
 
+def _own_words(error: BaseException) -> BaseException:
+    """What a server said, of an exception that only tells that some did."""
+    while not isinstance(error, said.RedisError | OSError) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
 class ClusterLine:
     """To the master that holds a key's slot. redis-py's client of a Cluster follows where slots move."""
 
@@ -193,8 +200,8 @@ class ClusterLine:
             nodes = [ClusterNode(host, port) for host, port in self._address.hosts]
             try:
                 made = self._made = RedisCluster(startup_nodes=nodes, **_options(self._address))
-            except said.RedisClusterException as error:  # the last node's own words say more
-                raise (error.__cause__ or error) from None
+            except said.RedisClusterException as error:
+                raise _own_words(error) from None
         return made
 
     def run(self, commands: Iterable[Command], replicas: int = 0) -> Iterator[Any]:

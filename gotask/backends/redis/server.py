@@ -21,7 +21,7 @@ FULL_RETRY_S: Final = 5.0  #: seconds that a producer should wait when Redis is 
 #: an answer, or the name of an error, that no trying again will change -> what is wrong in the URL
 MISTAKES: Final = {
     "MovedError": "is one node of a Cluster: write the URL as redis+cluster://",
-    "Cluster mode is not enabled": "is no Cluster: write the URL as redis://",
+    "cluster support disabled": "is no Cluster: write the URL as redis://",
     "DB index is out of range": "has no database of that number: write another, or raise 'databases' in redis.conf",
 }
 
