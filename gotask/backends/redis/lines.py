@@ -179,9 +179,8 @@ def _fsync(client: Redis) -> str | None:
 
 def _own_words(error: BaseException) -> BaseException:
     """What a server said, of an exception that only tells that some did."""
-    while not isinstance(error, said.RedisError | OSError) and error.__cause__ is not None:
-        error = error.__cause__
-    return error
+    inner = error.__cause__ or error.__context__
+    return error if inner is None or isinstance(error, said.RedisError | OSError) else _own_words(inner)
 
 
 class ClusterLine:
