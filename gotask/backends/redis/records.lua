@@ -44,6 +44,7 @@ end
 
 -- await: seconds, then ids of jobs whose end somebody waits for
 if verb == 'await' then
+  even_if_full()
   local until_text = string.format('%d', now + tonumber(take()) * SECOND)
   while at < #ARGV do
     enter(':waited', until_text, take())
