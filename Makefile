@@ -32,6 +32,10 @@ core: dev ## the shared-memory ring: C programs and Python
 crash: dev ## the long storm of kills
 	CRASH_SCALE=10 $(BIN)/python -m pytest tests/crash --timeout 3600 $(ARGS)
 
+chaos: dev ## lines, servers and machines that fail under load: whole, for hours (needs root for pulled cables)
+	@.ci/need "command -v ip" iproute2
+	CHAOS_SCALE=10 $(BIN)/python -m pytest tests/chaos --timeout 10800 $(ARGS)
+
 tsan: dev ## the ring under the thread sanitizer, and weakened, which must be noticed
 	$(BIN)/python -m pytest tests/core -k tsan $(ARGS)
 
@@ -106,4 +110,4 @@ $(STAMPS)/dev: $(STAMPS)/server
 	$(BIN)/python -m pip install -q --no-build-isolation -e '.[dev]'
 	@touch $@
 
-.PHONY: help run test build conformance core crash tsan asan sweep bites lint types gen verify bench peers wheel clean dev
+.PHONY: help run test build conformance core crash chaos tsan asan sweep bites lint types gen verify bench peers wheel clean dev

@@ -4,14 +4,17 @@ import os
 import random
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from statistics import quantiles
 
 import pytest
 
+from gotask import backends
 from tests.chaos.scale import HEAL_S, so_many
 from tests.chaos.site import site
 from tests.servers.chaosproxy import ChaosProxy, Way
+from tests.servers.fixtures import StartRedis
 
 pytestmark = pytest.mark.timeout(10_800)
 CYCLES = so_many(15, 1000)
@@ -55,3 +58,16 @@ def test_a_thousand_reconnects(tmp_path: Path) -> None:
     cuts = quantiles(took, n=100)
     print(f"{CYCLES} cycles: p50 {cuts[49]:.2f} s, p99 {cuts[98]:.2f} s, most {max(took):.2f} s; {load.failures} calls failed")
     assert max(took) <= HEAL_S
+
+
+def test_a_store_connects_as_often_as_it_must(start_redis: StartRedis) -> None:
+    # Given a store behind a line that is cut again and again
+    server = start_redis()
+    with ChaosProxy(server.address) as proxy, closing(backends.open(proxy.before(server.url))) as store:
+        for _ in range(300):
+            # When all its connections are reset
+            store.counts()
+            proxy.reset()
+        # Then it always makes new ones
+        store.counts()
+        assert proxy.counts.accepted > 300
