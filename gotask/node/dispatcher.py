@@ -8,7 +8,7 @@ segment and goes on.
 import logging
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 import msgspec
@@ -17,7 +17,7 @@ from gotask import policy
 from gotask._core.ring import Segment
 from gotask.clock import monotonic
 from gotask.errors import BackendDown
-from gotask.model import GRACE_S, Beat, Held
+from gotask.model import GRACE_S, Beat, Held, Settlement
 from gotask.node import frame
 from gotask.node.agenda import Agenda
 from gotask.node.bell import Bell
@@ -26,6 +26,7 @@ from gotask.node.leaser import Leaser
 from gotask.node.ledger import Ledger
 from gotask.node.line import Line
 from gotask.node.registry import Registry
+from gotask.node.settler import LEAST, Settler
 from gotask.policy import Outcome
 from gotask.states import Event
 
@@ -45,13 +46,22 @@ class Dispatcher:
     """`slots` is how many jobs the node's workers run at once."""
 
     def __init__(
-        self, line: Line, segment: Segment, catalog: Catalog, registry: Registry, owner: str, slots: int, lease_s: float
+        self,
+        line: Line,
+        segment: Segment,
+        catalog: Catalog,
+        registry: Registry,
+        settler: Settler,
+        owner: str,
+        slots: int,
+        lease_s: float,
     ) -> None:
         self._line = line
         self._backend = line.backend
         self._segment = segment
         self._catalog = catalog
         self._registry = registry
+        self._settler = settler
         self._owner = owner
         self.slots = slots
         self._lease_s = lease_s
@@ -85,7 +95,9 @@ class Dispatcher:
         moved = self._collect() if self.adopted else self._adopt()  # before all that may find the store down
         self._catalog.refresh()
         self._bell.listen(self._catalog.names)
-        moved += self._settle()
+        many = len(self.ledger.settlements) >= LEAST
+        if not many:  # those are quickly written down, and then their slots are free for what is leased
+            moved += self._settle()
         self._announce()
         self._beat()
         self._recover()
@@ -93,8 +105,8 @@ class Dispatcher:
         if rung:
             self._leaser.more()
             self._catalog.outdated()
-        if not self.draining:
-            moved += self._leaser.lease()
+        lease = self._leaser.lease if not self.draining else lambda: 0
+        moved += self._settle(meanwhile=lease) if many else lease()
         moved += self._tick(rung)  # after the lease: most rings are for work that is ready
         self._sweep()
         return moved
@@ -152,23 +164,38 @@ class Dispatcher:
             ledger.conclude(loss.ticket, frame.outcome_of_loss(loss, loss.ticket in ledger.cancelled))
         return len(ledger.tickets)
 
-    def _settle(self) -> int:
-        """Write all endings down, then free their slots, then let workers overwrite the reports: in this order."""
-        settlements = self.ledger.settlements
+    def _settle(self, meanwhile: Callable[[], int] | None = None) -> int:
+        """Write all endings down, then free their slots, then let workers overwrite the reports: in this order.
+
+        `meanwhile` is done before the end of that is waited for; how much was moved by both.
+        """
+        settlements, tickets = self.ledger.take_ended()
+        begun = monotonic()
+        end = self._settler.begin(settlements)
+        try:
+            moved = meanwhile() if meanwhile is not None else 0
+        finally:
+            try:
+                held = end()
+            except BaseException:
+                self.ledger.unwritten()
+                raise
+            self._settled(settlements, held, tickets)
+            moved_too = self.ledger.written()
         if settlements:
-            begun = monotonic()
-            held = self._backend.settle_many(settlements)
-            self._leaser.measure_trip(monotonic() - begun)
-            fenced = len(held) - sum(held)
-            if fenced:
-                log.warning("%d jobs had been taken away before they were settled; those runs do not count.", fenced)
-            if any(settlement.event is Event.RELEASE for settlement in settlements):
-                self._leaser.more()
-        if self.ledger.tickets:
-            self._segment.free_many(list(self.ledger.tickets))
-            self._leaser.freed(len(self.ledger.tickets))
+            self._leaser.measure_trip((monotonic() - begun) / (1 if meanwhile is None else 2))
+        return moved + moved_too
+
+    def _settled(self, settlements: Sequence[Settlement], held: Sequence[bool], tickets: Collection[int]) -> None:
+        fenced = len(held) - sum(held)
+        if fenced:
+            log.warning("%d jobs had been taken away before they were settled; those runs do not count.", fenced)
+        if any(settlement.event is Event.RELEASE for settlement in settlements):
+            self._leaser.more()
+        if tickets:
+            self._segment.free_many(list(tickets))
+            self._leaser.freed(len(tickets))
         self._segment.forget()
-        return self.ledger.clear_settled()
 
     # what the store has to say
 
@@ -268,6 +295,7 @@ class Dispatcher:
 
     def _farewell(self) -> None:
         self._bell.close()
+        self._settler.close()
         try:
             self._recover()
             self._registry.leave()

@@ -19,8 +19,9 @@ from gotask.node.dispatcher import Dispatcher
 from gotask.node.line import Line
 from gotask.node.notices import Notices
 from gotask.node.registry import LifeLine, Registry, new_owner
+from gotask.node.settler import Settler
 from gotask.node.worker import say_ready, take_signals
-from gotask.settings import WorkerSettings
+from gotask.settings import WorkerSettings, is_embedded
 
 SLOTS_LEAST: Final = 4096  #: slots for frames of short jobs, which are leased by the thousand
 SLOTS_PER_JOB: Final = 2  #: slots for each job that may run at once: one running, one reported and not yet settled
@@ -59,7 +60,8 @@ def dispatch(settings: WorkerSettings, segment: Segment, notices: Notices, node:
     line = Line(backends.open(settings.url))
     catalog = Catalog(line.backend, notices, settings.queues)
     registry = Registry(line.backend, node)
-    dispatcher = Dispatcher(line, segment, catalog, registry, node.name, node.slots, settings.lease)
+    settler = Settler(line.backend, beside=not is_embedded(settings.url))
+    dispatcher = Dispatcher(line, segment, catalog, registry, settler, node.name, node.slots, settings.lease)
     take_signals({signal.SIGTERM: dispatcher.drain})
     probe = Probe(dispatcher, segment, catalog, settings.lease)
     if settings.health_port:

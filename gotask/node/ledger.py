@@ -32,12 +32,13 @@ class Ledger:
         self.cancelled: set[int] = set()
         self.settlements: list[Settlement] = []
         self.tickets: set[int] = set()  # slots to free once the settlements are written
+        self._writing: tuple[list[Settlement], set[int]] = ([], set())  # what was taken to be written down
         self.acks: Counter[tuple[str, str]] = Counter()  # (queue, type) -> jobs done, for metrics
         self.ends: Counter[tuple[str, str, Event]] = Counter()  # (queue, type, event) -> runs that ended in any other way
 
     @property
     def empty(self) -> bool:
-        return not (self.jobs or self.settlements or self.tickets)
+        return not (self.jobs or self.settlements or self.tickets or any(self._writing))
 
     def done_many(self, reports: Sequence[Report]) -> None:
         """Tasks returned; a ticket that is not in hand has only a slot to free. The hot path: no call and no hash too many."""
@@ -89,12 +90,23 @@ class Ledger:
         self.progress.pop(ticket, None)
         self.cancelled.discard(ticket)
 
-    def clear_settled(self) -> int:
-        """All endings are written down; how many."""
-        count = len(self.tickets) + len(self.settlements)
-        self.settlements.clear()
-        self.tickets.clear()
-        return count
+    def take_ended(self) -> tuple[list[Settlement], set[int]]:
+        """The endings to write down now, and the slots to free after; in hand until it is said what became of them."""
+        self._writing, self.settlements, self.tickets = (self.settlements, self.tickets), [], set()
+        return self._writing
+
+    def written(self) -> int:
+        """All endings that were taken are written down; how many."""
+        settlements, tickets = self._writing
+        self._writing = ([], set())
+        return len(settlements) + len(tickets)
+
+    def unwritten(self) -> None:
+        """They may not be written down, and are to be taken again."""
+        settlements, tickets = self._writing
+        self._writing = ([], set())
+        self.settlements[:0] = settlements
+        self.tickets |= tickets
 
     def note(self, ticket: int, body: bytes) -> None:
         if ticket in self.jobs:

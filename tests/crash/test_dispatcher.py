@@ -22,6 +22,7 @@ from gotask.node.notices import Notices, TaskSpec
 from gotask.node.registry import Registry
 from gotask.node.run import Runner
 from gotask.node.serial import SerialWorker
+from gotask.node.settler import Settler
 from gotask.states import State
 from gotask.task import Task, Tasks
 
@@ -88,7 +89,7 @@ class Bench:
         line = Line(mortal)
         catalog = Catalog(line.backend, self.notices, [])
         registry = Registry(line.backend, Worker(name="node"))
-        return Dispatcher(line, self.segment, catalog, registry, "node", 4, LEASE_S), mortal
+        return Dispatcher(line, self.segment, catalog, registry, Settler(line.backend, beside=True), "node", 4, LEASE_S), mortal
 
     def turn(self, dispatcher: Dispatcher) -> None:
         dispatcher._once()

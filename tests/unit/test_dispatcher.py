@@ -27,6 +27,7 @@ from gotask.node.line import Line
 from gotask.node.notices import Notices, TaskSpec
 from gotask.node.probe import Probe
 from gotask.node.registry import LifeLine, Registry
+from gotask.node.settler import Settler
 from gotask.policy import Outcome
 from gotask.states import State
 from gotask.ticker import NETWORKED_S, Ticker
@@ -105,7 +106,9 @@ class Bench:
         life = LifeLine(folder, "node")
         self.catalog = Catalog(line.backend, self.notices, [])
         registry = Registry(line.backend, Worker(name="node", slots=4, boot_id=boot_id(), lock=str(life.path)))
-        self.node = Dispatcher(line, self.segment, self.catalog, registry, "node", 4, LEASE_S)
+        self.node = Dispatcher(
+            line, self.segment, self.catalog, registry, Settler(line.backend, beside=True), "node", 4, LEASE_S
+        )
 
     def publish(self, *queues: str) -> None:
         """What a generation of workers says that it can run."""

@@ -138,7 +138,13 @@ def test_a_ledger_counts_a_ticket_once_however_often_it_is_lost() -> None:
     assert ledger.tickets == {7}
     assert not ledger.empty
     assert ledger.settlements == [Settlement("a", 1, Event.ACK, result=b"null")]
-    assert ledger.clear_settled() == 2
+    # And what is being written down is in hand until it is
+    settlements, tickets = ledger.take_ended()
+    assert ([one.id for one in settlements], tickets, ledger.empty) == (["a"], {7}, False)
+    ledger.unwritten()
+    assert (ledger.settlements, ledger.tickets) == (settlements, {7})
+    ledger.take_ended()
+    assert ledger.written() == 2
     assert ledger.empty
 
 
