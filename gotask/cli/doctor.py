@@ -18,6 +18,10 @@ from gotask.settings import ClientSettings, ServerSettings, WorkerSettings, cpu_
 SQLITE_LEAST: Final = (3, 51, 3)  #: older libraries can corrupt a database when its WAL is reset
 SHM_LEAST: Final = 64 * 2**20  #: bytes; a node's segment and a memory store want about this
 DISK_LEAST: Final = 64 * 2**20  #: bytes; the log of an embedded store alone may take a third of it
+SAFE_POLICY: Final = "noeviction"  #: the only maxmemory-policy that never deletes a job
+TRIP_MOST_S: Final = 0.05  #: seconds to a Redis and back, above which it is too far away
+CLOCK_MOST_S: Final = 1.0  #: seconds that its clock may differ before people wonder why a job starts early or late
+MEMORY_SHARE: Final = 0.8  #: part of maxmemory in use, above which to warn
 HEALTH_S: Final = 5.0  #: seconds a health check may take
 
 Verdict = Literal["ok", "warn", "bad"]
@@ -61,6 +65,7 @@ def doctor(args: argparse.Namespace) -> int:
         program,
         lambda: storage(server.url),
         lambda: disk(server.url),
+        lambda: redis(server.url),
         sqlite,
         extension,
         shared_memory,
@@ -104,6 +109,53 @@ def disk(url: str) -> Iterator[Finding]:
     enough = room >= DISK_LEAST
     least = "" if enough else f": less than {DISK_LEAST >> 20} MiB, so free some space before jobs are refused"
     yield Finding("disk", "ok" if enough else "warn", f"{room >> 20} MiB free in {folder}{least}")
+
+
+def redis(url: str) -> Iterator[Finding]:
+    """What the servers of a Redis storage say of themselves: of several, each line tells of the one that is worst off."""
+    if not backends.SCHEMES.get(url.partition(":")[0], "").startswith("gotask.backends.redis:"):
+        return
+    try:
+        from gotask.backends.redis import facts
+
+        found = facts.look(url)
+    except (GotaskError, ModuleNotFoundError):
+        return  # told as the storage's
+    old = any(one.old for one in found)
+    servers = f" on {len(found)} servers" if len(found) > 1 else ""
+    versions = ", ".join(sorted({one.version for one in found}))
+    yield Finding("redis", "bad" if old else "ok", f"{versions}{servers}{': older than GoTask needs' if old else ''}")
+    evicts = sorted({one.policy for one in found} - {SAFE_POLICY})
+    advice = f"{', '.join(evicts)} may delete jobs: redis-cli config set maxmemory-policy {SAFE_POLICY}"
+    yield Finding("policy", "bad" if evicts else "ok", advice if evicts else SAFE_POLICY)
+    yield persistence(all(one.log for one in found), all(one.log_works for one in found), min(one.replicas for one in found))
+    trip = max(one.trip_s for one in found)
+    far = ": far for a storage, since every batch waits so long" if trip > TRIP_MOST_S else ""
+    yield Finding("round trip", "warn" if far else "ok", f"{trip * 1000:.2g} ms{far}")
+    ahead = max((one.ahead_s for one in found), key=abs)
+    off = ": what is due is judged by the clock of Redis" if abs(ahead) > CLOCK_MOST_S else ""
+    where = "ahead of" if ahead > 0 else "behind"
+    yield Finding("clock", "warn" if off else "ok", f"{abs(ahead):.3f} s {where} this machine{off}")
+    yield memory(*max(((one.used, one.most) for one in found), key=lambda one: (one[0] / one[1] if one[1] else 0.0, one[0])))
+
+
+def persistence(log: bool, works: bool, replicas: int) -> Finding:
+    if not works:
+        return Finding("persistence", "bad", "Redis could not write its files the last time: look at its log and its disk")
+    if not log:
+        return Finding("persistence", "warn", "no append-only file, so a crash of Redis loses jobs: set 'appendonly yes'")
+    return Finding("persistence", "ok", f"append-only file, {replicas} replica{'' if replicas == 1 else 's'}")
+
+
+def memory(used: int, most: int) -> Finding:
+    shown = f"{used / 2**20:.1f} MiB used"
+    if not most:
+        return Finding(
+            "memory", "ok", f"{shown}, and no maxmemory: with one, a full Redis refuses jobs before the machine is full"
+        )
+    full = used > MEMORY_SHARE * most
+    advice = ": raise maxmemory before jobs are refused" if full else ""
+    return Finding("memory", "warn" if full else "ok", f"{shown} of {most / 2**20:.1f} MiB{advice}")
 
 
 def sqlite() -> Iterator[Finding]:

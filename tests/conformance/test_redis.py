@@ -128,6 +128,17 @@ def test_the_promise_is_that_of_the_server(start_redis: StartRedis, settings: di
         assert store.promise == promise
 
 
+def test_the_promise_tells_of_failovers(servers: Servers) -> None:
+    master = servers.sentinels.master()
+    with closing(redis.open(servers.sentinels.url)) as store:
+        master.command("CONFIG", "SET", "appendonly", "yes")
+        assert store.promise == (
+            f"{SURVIVES} a crash of GoTask or Redis; loss of power may cost the last two seconds; a failover may cost what the "
+            "replica had not received (appendfsync everysec)."
+        )
+        master.command("CONFIG", "SET", "appendonly", "no")
+
+
 def test_an_enqueue_can_wait_for_a_replica(start_redis: StartRedis) -> None:
     # Given a master with a replica
     master = start_redis()

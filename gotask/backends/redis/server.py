@@ -61,6 +61,11 @@ class Server:
         with self._told() as line:
             return _promise(line.infos(), line.fsync())
 
+    def infos(self) -> list[Info]:
+        """What each server that takes writes says of itself, also one that would be refused."""
+        with self._told(check=False) as line:
+            return line.infos()
+
     def close(self) -> None:
         with self._guard:
             if not self._closed:
@@ -68,12 +73,12 @@ class Server:
                 self._line.close()
 
     @contextmanager
-    def _told(self) -> Iterator[Line]:
+    def _told(self, check: bool = True) -> Iterator[Line]:
         """The line, checked; what Redis or the network says meanwhile becomes an error of ours."""
         if self._closed:
             raise BackendDown(f"The storage {self.address.shown} was closed; open it again.", retry_after=None)
         try:
-            if not self._checked:
+            if check and not self._checked:
                 self._check()
             yield self._line
         except (said.RedisError, said.RedisClusterException, TooFewReplicas, OSError) as error:
@@ -96,11 +101,10 @@ class Server:
 
     def _check_server(self, info: Info) -> None:
         """Refuse a server that is too old, or may evict jobs."""
-        version = str(info.get("redis_version") or "0")  # Valkey names the Redis it is compatible with
-        if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
+        if version_of(info) < OLDEST:
             raise NotConfigured(
-                f"Redis at {self.address.shown} has version {version}; GoTask needs Redis {'.'.join(map(str, OLDEST))} or "
-                "later, or Valkey."
+                f"Redis at {self.address.shown} has version {info.get('redis_version')}; GoTask needs Redis "
+                f"{'.'.join(map(str, OLDEST))} or later, or Valkey."
             )
         policy = info.get("maxmemory_policy", "noeviction")
         if policy != "noeviction":
@@ -144,6 +148,11 @@ class Server:
         return BackendDown(f"{at} cannot be reached ({text}); look whether it runs, and at its address.")
 
 
+def version_of(info: Info) -> tuple[int, ...]:
+    """Major and minor. Valkey names the Redis it is compatible with."""
+    return tuple(int(part) for part in str(info.get("redis_version") or "0").split(".")[:2])
+
+
 def _evaluate(line: Line, root: str, calls: Iterable[Sequence[Any]], replicas: int = 0) -> Iterator[Any]:
     made: deque[Sequence[Any]] = deque()
 
@@ -181,9 +190,12 @@ def _promise(infos: list[Info], fsync: str | None) -> str:
             "set 'appendonly yes' in redis.conf to keep it."
         )
     cost = {
-        "always": "and loss of power",
+        "always": " and loss of power",
         "everysec": "; loss of power may cost the last two seconds",
         "no": "; loss of power may cost the last half minute",
     }
     known = f"(appendfsync {fsync})" if fsync in cost else "(appendfsync could not be read)"
-    return f"{survives} a crash of GoTask or Redis {cost.get(fsync or '', cost['everysec'])} {known}.".replace(" ;", ";")
+    failover = (
+        "; a failover may cost what the replica had not received" if any(i.get("connected_slaves") for i in infos) else ""
+    )
+    return f"{survives} a crash of GoTask or Redis{cost.get(fsync or '', cost['everysec'])}{failover} {known}."
