@@ -1,0 +1,143 @@
+"""The programs on Redis: what they refuse, what they need, and how little they ask when nothing happens."""
+
+import json
+import os
+import re
+import time
+from typing import Final
+
+import pytest
+
+from gotask.backends.redis import script
+from tests.e2e.conftest import ROOT, Ground, Program, http, one_line, until
+from tests.servers.fixtures import StartRedis
+from tests.servers.redis import Redis
+
+RIGHTS: Final = re.findall(r"^user gotask on >a-long-password (.+)$", (ROOT / "docs/redis.md").read_text(), re.MULTILINE)[0]
+USERS: Final = ["default off", "root on >root ~* &* +@all", f"gotask on >pw {RIGHTS}"]
+ROOT_LOGIN: Final = ("root", "root")
+IDLE_S: Final = 20.0  #: seconds over which an idle system is watched
+IDLE_MOST: Final = 60  #: calls a minute, of one server and one node together
+
+
+def apart(ground: Ground, url: str) -> tuple[Program, Program]:
+    """A server and a node, each started by itself, once both are ready."""
+    ground.env["GOTASK_STORAGE"] = url
+    server = ground.start("gotask-server")
+    node = ground.start("gotask-worker", "-c", "2")
+    until("the server", lambda: ground.get("/readyz")[0] == 200)
+    until("the node", lambda: http(f"http://127.0.0.1:{ground.health}/readyz")[0] == 200)
+    return server, node
+
+
+EVICTING: Final = {
+    "plain": {},
+    "CONFIG renamed": {"rename_command": 'CONFIG ""'},
+    "CONFIG denied": {"user": USERS, "login": ("gotask", "pw")},
+}
+
+
+@pytest.mark.parametrize("how", EVICTING)
+def test_a_redis_that_may_evict_is_refused_at_start(ground: Ground, start_redis: StartRedis, how: str) -> None:
+    # Given a server with a policy that deletes keys, also where nobody may ask for its configuration
+    server = start_redis(maxmemory_policy="allkeys-lru", maxmemory="64mb", **EVICTING[how])
+    # When anything is started on it
+    for name, *argv in (("gotask-server",), ("gotask-worker",), ("gotask", "up")):
+        done = ground.run(name, *argv, f"-storage={server.url}", code=2)
+        # Then it ends, and says what to do
+        assert done.stdout == ""
+        assert re.fullmatch(
+            rf"{name}: Redis at redis://\S+ may delete jobs when its memory is full \(maxmemory-policy allkeys-lru\); set it "
+            r"to noeviction: redis-cli config set maxmemory-policy noeviction, and the same in redis\.conf\.",
+            one_line(done.stderr),
+        )
+
+
+def test_a_library_that_is_missing_is_named(ground: Ground) -> None:
+    # Given an installation without redis-py
+    (ground.folder / "redis.py").write_text("raise ModuleNotFoundError(\"No module named 'redis'\", name='redis')\n")
+    ground.env["PYTHONPATH"] = f"{ground.folder}{os.pathsep}{ground.env['PYTHONPATH']}"
+    for name, *argv in (("gotask-server",), ("gotask-worker",), ("gotask", "up"), ("gotask", "job", "list")):
+        done = ground.run(name, *argv, "-storage=redis", code=2)
+        assert one_line(done.stderr) == (
+            f"{name}: The storage redis needs redis, which is not installed: pip install 'gotask[redis]'."
+        )
+    # Then everything else works without it
+    ground.up("-storage=sqlite")
+    assert ground.json("job", "submit", "echo", "--wait")["status"] == "SUCCESS"
+
+
+def test_the_user_with_few_rights_can_run_everything(ground: Ground, start_redis: StartRedis) -> None:
+    server = start_redis(user=USERS, login=ROOT_LOGIN, appendonly=True)
+    # Given a server and a node that know only that user
+    apart(ground, f"redis://gotask:pw@{server.address}/0")
+    # When jobs are submitted, awaited, listed, cancelled and retried, by command and over REST
+    assert ground.json("job", "submit", "math", "--payload", '{"operation": "add", "a": 10, "b": 5}', "--wait")["result"]
+    id = ground.json("job", "submit", "echo", "--delay", "600", "--unique-key", "k", "--priority", "3")["id"]
+    assert ground.json("job", "submit", "echo", "--unique-key", "k")["id"] == id
+    ground.gotask("job", "cancel", id)
+    ground.gotask("job", "retry", id)
+    assert until("it ran", lambda: ground.get(f"/api/v1/jobs/{id}")[1]["status"] == "SUCCESS")
+    ground.gotask("queue", "pause", "mail")
+    ground.gotask("queue", "resume", "mail")
+    assert ground.json("worker", "list")["count"] == 1
+    assert ground.get("/api/v1/jobs?status=success")[0] == 200
+    assert ground.get("/api/v1/queues")[0] == 200
+    assert ground.json("doctor")
+    # Then nothing was refused but the question for appendfsync
+    entries = [dict(zip(one[::2], one[1::2], strict=True)) for one in server.command("ACL", "LOG")]
+    assert {entry["object"] for entry in entries} <= {"config|get"}
+
+
+def test_doctor_knows_redis(ground: Ground, start_redis: StartRedis) -> None:
+    def findings(server: Redis, code: int | None = None) -> dict[str, tuple[str, str]]:
+        found = json.loads(ground.gotask("doctor", "--json", f"-storage={server.url}", code=code))
+        return {one["what"]: (one["verdict"], one["says"]) for one in found}
+
+    good = findings(start_redis(appendonly=True, maxmemory="64mb"))
+    assert {good[what][0] for what in ("storage", "redis", "policy", "persistence", "round trip", "clock", "memory")} == {"ok"}
+    assert good["storage"][1].startswith("redis://127.0.0.1:")
+    assert good["policy"][1] == "noeviction"
+    assert good["persistence"][1] == "append-only file, 0 replicas"
+    assert re.fullmatch(r"[\d.]+ ms", good["round trip"][1])
+    assert re.fullmatch(r"[\d.]+ s (ahead of|behind) this machine", good["clock"][1])
+    assert re.fullmatch(r"[\d.]+ MiB used of 64\.0 MiB", good["memory"][1])
+    poor = findings(start_redis(maxmemory="1500kb", maxmemory_policy="volatile-lru"), code=1)
+    assert (poor["storage"][0], poor["policy"][0]) == ("bad", "bad")
+    assert poor["policy"][1] == "volatile-lru may delete jobs: redis-cli config set maxmemory-policy noeviction"
+    assert poor["persistence"] == (
+        "warn",
+        "no append-only file, so a crash of Redis loses jobs: set 'appendonly yes'",
+    )
+    away = start_redis()
+    away.kill()
+    gone = findings(away, code=1)
+    assert gone["storage"][0] == "bad"
+    assert "redis" not in gone
+
+
+@pytest.mark.timeout(180)
+def test_an_idle_system_asks_little(ground: Ground, start_redis: StartRedis) -> None:
+    # Given a server and a node that have worked, and have nothing to do
+    server = start_redis(appendonly=True)
+    apart(ground, server.url)
+    assert ground.json("job", "submit", "echo", "--wait")["status"] == "SUCCESS"
+    time.sleep(5.0)
+    # When nothing happens for a while
+    before = asked(server)
+    time.sleep(IDLE_S)
+    after = asked(server)
+    # Then Redis is called about once a second at most
+    calls = {name: n - before.get(name, 0) for name, n in after.items() if n != before.get(name, 0)}
+    calls["info"] -= 1  # ours
+    a_minute = sum(calls.values()) * 60 / IDLE_S
+    assert a_minute <= IDLE_MOST, calls
+    print(f"\nidle: {a_minute:.0f} calls a minute, {calls}")
+
+
+def asked(server: Redis) -> dict[str, int]:
+    """How often each command was called from outside the script."""
+    inside = {word.lower() for word in re.findall(r"(?:call|in_pieces)\('([A-Z]+)'", script.TEXT)}
+    found = server.facts("INFO", "commandstats")
+    stats = {name.removeprefix("cmdstat_"): int(text.split(",")[0].removeprefix("calls=")) for name, text in found.items()}
+    return {name: calls for name, calls in stats.items() if name not in inside}
