@@ -122,7 +122,7 @@ def test_shards_of_a_cluster(benchmark, figure, servers: Servers) -> None:
 
 def test_where_the_time_goes(benchmark, figure, start_redis) -> None:
     """Microseconds of Redis per job: each verb, and the commands that the script calls for it."""
-    server: Redis = start_redis(appendonly=True, appendfsync="everysec")
+    server: Redis = start_redis(appendonly=True, appendfsync="everysec", auto_aof_rewrite_percentage=0)
     backend = backends.open(server.url)
     fill(backend, 1000)
     lease_and_settle(backend, 1000)

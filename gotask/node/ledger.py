@@ -19,6 +19,7 @@ from gotask.policy import Outcome
 from gotask.states import Event
 
 ACK: Final = Event.ACK  # an enum's member costs a lookup, and this one is needed for every job
+NOTHING: Final = b"null"  #: the result of a task that returned None; a job without one says the same, and costs less
 log = logging.getLogger("gotask.node")
 _queue_and_type: Final = attrgetter("queue", "type")
 _decode_progress: Final = msgspec.msgpack.Decoder(Progress).decode
@@ -47,7 +48,7 @@ class Ledger:
         for ticket, _, _, _, result in reports:
             job = take(ticket, None)
             if job is not None:
-                settle(Settlement(job.id, job.lease, ACK, None, result))
+                settle(Settlement(job.id, job.lease, ACK, None, None if result == NOTHING else result))
                 ended.append(job)
         self.tickets.update(tickets)
         self.acks.update(map(_queue_and_type, ended))

@@ -137,7 +137,7 @@ def test_a_ledger_counts_a_ticket_once_however_often_it_is_lost() -> None:
     ledger.tickets.add(7)
     assert ledger.tickets == {7}
     assert not ledger.empty
-    assert ledger.settlements == [Settlement("a", 1, Event.ACK, result=b"null")]
+    assert ledger.settlements == [Settlement("a", 1, Event.ACK)]
     # And what is being written down is in hand until it is
     settlements, tickets = ledger.take_ended()
     assert ([one.id for one in settlements], tickets, ledger.empty) == (["a"], {7}, False)

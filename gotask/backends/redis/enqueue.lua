@@ -34,7 +34,11 @@ if verb == 'enqueue' then
       if queue ~= DEFAULTS.queue then add(fields, 'queue', queue) end
       if priority ~= DEFAULTS.priority then add(fields, 'priority', priority) end
       call('HSET', key, unpack(fields))
-      call('XADD', LOG, seq .. '-0', 'id', id, 'at', now_text, 'type', kind, 'payload', payload, 'more', more)
+      if more == '' then
+        call('XADD', LOG, seq .. '-0', 'id', id, 'at', now_text, 'type', kind, 'payload', payload)
+      else
+        call('XADD', LOG, seq .. '-0', 'id', id, 'at', now_text, 'type', kind, 'payload', payload, 'more', more)
+      end
       stand(job, enter, due)
       count(job.status, queue, 1)
       rung[':queue:' .. queue] = true -- also for those that sleep: whoever keeps the time must know of an earlier one

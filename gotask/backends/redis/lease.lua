@@ -140,9 +140,12 @@ if verb == 'lease' or verb == 'permit' then
     local bodies = #jobs > 0 and bodies_of(jobs)
     for _, job in ipairs(jobs) do
       answer[#answer + 1] = row(job, bodies[number(job.seq)], until_text)
-      call('HSET', JOB .. job.id, 'status', 'RUNNING', 'lease', lease, 'worker_id', owner, 'started_at', now_text)
-      if permitted then call('HSET', JOB .. job.id, 'permit', queue) elseif job.permit then call('HDEL', JOB .. job.id, 'permit') end
-      if job.reason then call('HDEL', JOB .. job.id, 'reason') end
+      local key = JOB .. job.id
+      call('HSET', key, 'status', 'RUNNING', 'lease', lease, 'worker_id', owner, 'started_at', now_text)
+      if permitted then call('HSET', key, 'permit', queue) elseif job.permit then call('HDEL', key, 'permit') end
+      -- for settle: an ack of it must clear or free something too
+      if permitted or job.error or job.result or job.unique_key then call('HSET', key, 'odd', 1) end
+      if job.reason then call('HDEL', key, 'reason') end
       if not first then leave(':ready:' .. queue, job.id) end
       if expiry(job) then leave(':due', job.id) end
       enter(':leases', until_text, job.id)

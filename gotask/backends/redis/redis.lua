@@ -4,10 +4,10 @@
 -- a cluster. Times are whole microseconds since the epoch by the clock of Redis. `seq` numbers jobs as they were accepted.
 --
 --   :job:ID        hash     what changes of a job, and what it is found by: seq, status, queue, priority, place (if it is not
---                           seq), permit (see below), lease, worker_id, attempts ...; a field that is not there has its
+--                           seq), permit and odd (see lease.lua), lease, worker_id ...; a field that is not there has its
 --                           default, and updated_at is there only when no other of its times is as late
---   :log           stream   one entry SEQ-0 per job, the oldest first: id, at (when it was accepted), type, payload, and the
---                           rest of its body as JSON. Written once, deleted when the job is forgotten
+--   :log           stream   one entry SEQ-0 per job, the oldest first: id, at (when it was accepted), type, payload, and as
+--                           `more` the rest of its body, as JSON, if there is any. Written once, deleted when the job is forgotten
 --   :ready:QUEUE   zset     PENDING jobs by priority, then place: see score()
 --   :leases        zset     RUNNING jobs by the time their lease lapses
 --   :due           zset     all others that have a time, by it: when to wake, to expire, to be forgotten
@@ -161,7 +161,7 @@ end
 
 local function row(job, body, due)
   body = body or body_of(job.seq)
-  return {job.id, body[4], body[6], body[8], body[10], due, unpack(job.hash)}
+  return {job.id, body[4], body[6], body[8], body[10] or '', due, unpack(job.hash)}
 end
 
 local function row_of(job)

@@ -64,7 +64,7 @@ def _reader(kind: Any) -> Callable[[bytes], Any]:
 _FIELDS: Final = {
     name.encode(): (name, _reader(KINDS[name])) for name in NAMES if get_origin(KINDS[name]) is not dict and name not in MORE
 }
-_UNTOLD: Final = (b"seq", b"place", b"permit")  # what only the script needs
+_UNTOLD: Final = (b"seq", b"place", b"permit", b"odd")  # what only the script needs
 
 
 def read(row: Flat) -> Job:

@@ -24,24 +24,52 @@ end
 -- or the queue, if it was held and its permit has to be handed back
 if verb == 'settle' then
   even_if_full()
+  local acked, kept = RULES.ack.to, string.format('%d', now + KEEP[RULES.ack.to])
   local answer, freed = {}, {}
+
+  -- An ack that says no more than a result, of a job that is not odd (see lease.lua): what settle() would come to. 0 if it was
+  -- not held; nil if there is more to do.
+  local function ack(id, lease, said)
+    local key = JOB .. id
+    local found = call('HMGET', key, 'status', 'lease', 'queue', 'odd')
+    if found[1] ~= 'RUNNING' or found[2] ~= lease then return 0 end
+    if found[4] then return nil end
+    if said.result then
+      call('HSET', key, 'status', acked, 'completed_at', now_text, 'result', said.result)
+    else
+      call('HSET', key, 'status', acked, 'completed_at', now_text)
+    end
+    leave(':leases', id)
+    enter(':due', kept, id)
+    ended[#ended + 1] = id
+    local queue = found[3] or DEFAULTS.queue
+    freed[queue] = (freed[queue] or 0) + 1
+    return 1
+  end
+
+  local function in_full(id, lease, event, said)
+    local job = load(id)
+    if not job or job.status ~= 'RUNNING' or job.lease ~= lease or not RULES[event].from.RUNNING then return 0 end
+    freed[job.queue] = freed[job.queue] or 0
+    settle(job, event, said)
+    save(job)
+    return job.permit or 1
+  end
+
   while at < #ARGV do
     local id, lease, event, n = unpack(ARGV, at + 1, at + 4)
     local said = fields_from(at + 5, n)
     at = at + 4 + 2 * n
-    local job = load(id)
-    local held = job and job.status == 'RUNNING' and job.lease == lease and RULES[event].from.RUNNING
-    if held then
-      freed[job.queue] = true
-      settle(job, event, said)
-      save(job)
-    end
-    answer[#answer + 1] = held and (job.permit or 1) or 0
+    local plain = event == 'ack' and (n == '0' or n == '1' and said.result)
+    answer[#answer + 1] = plain and ack(id, lease, said) or in_full(id, lease, event, said)
   end
-  for queue in pairs(freed) do -- a place of a queue with a limit is free again: other nodes may be waiting for it
+  for queue, n in pairs(freed) do
+    count('RUNNING', queue, -n)
+    count(acked, queue, n)
     local record = record_of(queue)
-    if record and number(record.max_workers) > 0 then rung[':queue:' .. queue] = true end
+    if record and number(record.max_workers) > 0 then
+      rung[':queue:' .. queue] = true -- a place is free again: other nodes may be waiting for it
+    end
   end
   return done(answer)
 end
-
