@@ -33,7 +33,6 @@ crash: dev ## the long storm of kills
 	CRASH_SCALE=10 $(BIN)/python -m pytest tests/crash --timeout 3600 $(ARGS)
 
 chaos: dev ## lines, servers and machines that fail under load: whole, for hours (needs root for pulled cables)
-	@.ci/need "command -v ip" iproute2
 	CHAOS_SCALE=10 $(BIN)/python -m pytest tests/chaos --timeout 10800 $(ARGS)
 
 tsan: dev ## the ring under the thread sanitizer, and weakened, which must be noticed
@@ -96,7 +95,7 @@ $(STAMPS)/venv:
 
 $(STAMPS)/server: $(STAMPS)/venv pyproject.toml
 	$(BIN)/python -m pip install -q 'setuptools>=77' 'cython>=3.1'
-	$(BIN)/python -m pip install -q --no-build-isolation -e '.[server]'
+	$(BIN)/python -m pip install -q --no-build-isolation -e '.[server,redis]'
 	@touch $@
 
 $(STAMPS)/core: $(STAMPS)/server setup.py $(CORE)
@@ -107,6 +106,7 @@ $(STAMPS)/dev: $(STAMPS)/server
 	@.ci/need "command -v curl" curl ca-certificates
 	@.ci/need "command -v redis-server" redis-server
 	@.ci/need "command -v openssl" openssl
+	@.ci/need "command -v ip" iproute2
 	$(BIN)/python -m pip install -q --no-build-isolation -e '.[dev]'
 	@touch $@
 

@@ -10,7 +10,7 @@ from statistics import median
 import pytest
 
 from tests.chaos.producer import fresh
-from tests.chaos.scale import so_long
+from tests.chaos.scale import so_long, so_many
 from tests.chaos.site import Site, site
 from tests.servers.chaosproxy import ChaosProxy, Way
 
@@ -121,7 +121,7 @@ DEATHS = {
 }
 
 
-@pytest.mark.parametrize("death", DEATHS)
+@pytest.mark.parametrize("death", [*DEATHS] * so_many(1, 10))
 def test_an_idle_node_hears_the_bell_again(line: Site, death: str) -> None:
     # Given a node that has nothing to do
     line.judged()
