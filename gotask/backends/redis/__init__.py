@@ -29,10 +29,9 @@ from gotask.states import ON_DUE, RULES, Event, State
 
 R = TypeVar("R", Queue, Worker)
 
-CHUNK: Final = 200  #: jobs in one call of the script, lest others wait for it
+PIECE: Final = 200  #: jobs in one call of the script, lest others wait for it
+PIECE_BYTES: Final = 4_194_304  #: bytes of payloads or results in one call, for the same reason
 _HELD: Final = (Held.LOST, Held.HELD, Held.CANCEL)
-_SLEEPS: Final = RULES[Event.SNOOZE].to  # where a job for later waits
-_WAITS: Final = ON_DUE[_SLEEPS].to[0]
 _BY_HAND: Final = (Event.CANCEL, Event.REVIVE)
 
 
@@ -58,12 +57,19 @@ class Redis:
     def _time(self) -> str:
         return "" if self._clock is None else f"{self._clock() * MICROSECONDS:.0f}"
 
-    def _each(self, ids: Sequence[str], arguments: Callable[[int], list[Any]], verb: str, *first: Any) -> list[Any]:
+    def _each(
+        self,
+        ids: Sequence[str],
+        arguments: Callable[[int], list[Any]],
+        verb: str,
+        *first: Any,
+        weigh: Callable[[int], int] = lambda _: 0,
+    ) -> list[Any]:
         """Run a verb for many jobs at their shards, `arguments` giving those of each position; answers in the same order."""
         answers: list[Any] = [None] * len(ids)
         replicas = self._server.address.wait if verb == "enqueue" else 0
         for root, positions in self._shards.groups(ids):
-            pieces = [positions[start : start + CHUNK] for start in range(0, len(positions), CHUNK)]
+            pieces = list(_pieces(positions, weigh))
             calls = ([verb, self._time(), *first, *(part for at in piece for part in arguments(at))] for piece in pieces)
             for piece, found in zip(pieces, self._server.run_all(root, calls, replicas), strict=True):
                 for at, answer in zip(piece, found, strict=True):
@@ -79,8 +85,13 @@ class Redis:
         names = [new.id or next(made) for new in jobs]
         if self._shards.several and any(new.unique_key is not None for new in jobs):
             return self._enqueue_claimed(jobs, names)
-        answers = self._each(names, lambda at: rows.enqueue_arguments(names[at], jobs[at]), "enqueue")
-        return [_enqueued(answer, id, new) for answer, id, new in zip(answers, names, jobs, strict=True)]
+        answers = self._each(
+            names,
+            lambda at: rows.enqueue_arguments(names[at], jobs[at]),
+            "enqueue",
+            weigh=lambda at: len(bytes(jobs[at].payload)),
+        )
+        return [rows.read_enqueued(answer, id, new) for answer, id, new in zip(answers, names, jobs, strict=True)]
 
     def _enqueue_claimed(self, jobs: Sequence[NewJob], names: Sequence[str]) -> list[Enqueued]:
         """One by one, those with a unique key once they hold it."""
@@ -91,7 +102,7 @@ class Redis:
             if holder is None:
                 flat = rows.enqueue_arguments(id, new)
                 (answer,) = self._each([id], lambda _, flat=flat: flat, "enqueue")  # type: ignore[misc]
-                answers.append(_enqueued(answer, id, new))
+                answers.append(rows.read_enqueued(answer, id, new))
             else:
                 answers.append(Enqueued("duplicate", holder))
         return answers
@@ -129,7 +140,7 @@ class Redis:
         def calls() -> Iterator[list[Any]]:
             nonlocal rest
             while rest and not short:
-                piece = {queue: min(want, CHUNK) for queue, want in rest.items()}
+                piece = {queue: min(want, PIECE) for queue, want in rest.items()}
                 rest = {queue: want - piece[queue] for queue, want in rest.items() if want > piece[queue]}
                 asked.append(sum(piece.values()))
                 flat = [part for one in piece.items() for part in one]
@@ -143,7 +154,12 @@ class Redis:
 
     def settle_many(self, settlements: Sequence[Settlement]) -> list[bool]:
         names = [one.id for one in settlements]
-        answers = self._each(names, lambda at: rows.settle_arguments(settlements[at]), "settle")
+        answers = self._each(
+            names,
+            lambda at: rows.settle_arguments(settlements[at]),
+            "settle",
+            weigh=lambda at: len(settlements[at].result or b""),
+        )
         if self._shards.several:
             self._permits.hand_back(_by_queue(names, answers))
         return [answer != 0 for answer in answers]
@@ -253,6 +269,18 @@ class Redis:
         self._server.close()
 
 
+def _pieces(positions: Sequence[int], weigh: Callable[[int], int]) -> Iterator[Sequence[int]]:
+    """Cut into pieces, each small enough for one call."""
+    start, weight = 0, 0
+    for end, at in enumerate(positions):
+        weight += weigh(at)
+        if end - start == PIECE or (weight > PIECE_BYTES and end > start):
+            yield positions[start:end]
+            start, weight = end, weigh(at)
+    if start < len(positions):
+        yield positions[start:]
+
+
 def _by_queue(ids: Sequence[str], answers: Sequence[Any]) -> dict[str, list[str]]:
     """The ids whose answer is the name of a queue, by queue."""
     found: dict[str, list[str]] = {}
@@ -260,18 +288,6 @@ def _by_queue(ids: Sequence[str], answers: Sequence[Any]) -> dict[str, list[str]
         if isinstance(answer, bytes):
             found.setdefault(answer.decode(), []).append(id)
     return found
-
-
-def _enqueued(answer: Any, id: str, new: NewJob) -> Enqueued:
-    """The answer to one enqueue: when it was created, or the row of the job that stands."""
-    if isinstance(answer, list):
-        stands = rows.read(answer)
-        return Enqueued("duplicate" if stands.id != id or same_body(new, stands) else "conflict", stands)
-    now = int(answer) / MICROSECONDS
-    due = max(now + (new.delay or 0.0), to_epoch(new.scheduled_at) if new.scheduled_at is not None else 0.0)
-    if due > now:
-        return Enqueued("created", born(new, id, _SLEEPS, from_epoch(due), from_epoch(now)))
-    return Enqueued("created", born(new, id, _WAITS, new.expires_at, from_epoch(now)))
 
 
 _conforms: type[Backend] = Redis  # for the type checker

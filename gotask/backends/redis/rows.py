@@ -11,11 +11,11 @@ from typing import Any, Final, get_origin
 import msgspec
 from msgspec import Raw
 
-from gotask.backends.fields import BODY, KINDS, NAMES, compiled, cut
+from gotask.backends.fields import BODY, KINDS, NAMES, born, compiled, cut, same_body
 from gotask.backends.redis.script import MICROSECONDS
 from gotask.clock import from_epoch, to_epoch
-from gotask.model import Attempt, Beat, Job, NewJob, Settlement, Tick
-from gotask.states import RULES, Event, State
+from gotask.model import Attempt, Beat, Enqueued, Job, NewJob, Settlement, Tick
+from gotask.states import ON_DUE, RULES, Event, State
 
 #: fields of the body that the script needs, or that have a place of their own in a row
 APART: Final = frozenset({"id", "type", "queue", "priority", "payload", "expires_at", "unique_key"})
@@ -24,6 +24,8 @@ MORE: Final = tuple(name for name in BODY if name not in APART)
 More: Final = msgspec.defstruct("More", [(name, KINDS[name] | None, None) for name in MORE], omit_defaults=True)
 _more = msgspec.json.Decoder(More)
 _RUNNING: Final = RULES[Event.LEASE].to
+_SLEEPS: Final = RULES[Event.SNOOZE].to  # where a job for later waits
+_WAITS: Final = ON_DUE[_SLEEPS].to[0]
 
 Flat = list[Any]  #: what hiredis makes of an answer: bytes, whole numbers, and lists of them
 
@@ -105,6 +107,18 @@ def read_leased(answer: Flat, owner: str) -> list[Job]:
         job.reason = None
         jobs.append(job)
     return jobs
+
+
+def read_enqueued(answer: Any, id: str, new: NewJob) -> Enqueued:
+    """The answer to one enqueue: when it was created, or the row of the job that stands."""
+    if isinstance(answer, list):
+        stands = read(answer)
+        return Enqueued("duplicate" if stands.id != id or same_body(new, stands) else "conflict", stands)
+    now = int(answer) / MICROSECONDS
+    due = max(now + (new.delay or 0.0), to_epoch(new.scheduled_at) if new.scheduled_at is not None else 0.0)
+    if due > now:
+        return Enqueued("created", born(new, id, _SLEEPS, from_epoch(due), from_epoch(now)))
+    return Enqueued("created", born(new, id, _WAITS, new.expires_at, from_epoch(now)))
 
 
 def read_tick(answer: Flat) -> Tick:

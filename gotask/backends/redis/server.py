@@ -155,19 +155,25 @@ def version_of(info: Info) -> tuple[int, ...]:
 
 def _evaluate(line: Line, root: str, calls: Iterable[Sequence[Any]], replicas: int = 0) -> Iterator[Any]:
     made: deque[Sequence[Any]] = deque()
+    refusal: Exception | None = None
 
     def commands() -> Iterator[Sequence[Any]]:
         for call in calls:
             made.append(call)
             yield ("EVALSHA", SHA, 1, root, *call)
+            if refusal is not None:
+                return
 
     for answer in line.run(commands(), replicas):
         call = made.popleft()
         if isinstance(answer, said.NoScriptError):  # the first call, or Redis was restarted, or told to forget its scripts
             (answer,) = line.run([("EVAL", TEXT, 1, root, *call)], replicas)
         if isinstance(answer, Exception):
-            raise answer
-        yield answer
+            refusal = refusal or answer  # raised once all that was sent is answered, so that the connection stays good
+        elif refusal is None:
+            yield answer
+    if refusal is not None:
+        raise refusal
 
 
 def _subscribed(ear: PubSub, channels: list[str], patience: float) -> PubSub:
