@@ -72,6 +72,7 @@ def test_a_node_whose_cable_is_pulled(start_redis: StartRedis, tmp_path: Path, _
             at_hand = 2 * JOBS + sum(run.begun <= pulled <= run.ended + LEASE_S for run in seen if run.job not in held)
             judge(store, sent, seen, repeated=at_hand)
             assert settled_by(store, held) == {"second": JOBS}
+            assert REFUSED not in second.log.read_text(), "an ending under an old lease came before the right one"
 
 
 def works_at(store: Backend, running: Node) -> bool:

@@ -86,6 +86,7 @@ def test_who_wakes_late_is_refused(servers: Servers, tmp_path: Path, who: Callab
         seen = [run for run in runs(first.witness, second.witness) if run.job in numbers]
         assert judge(store, numbers, seen, repeated=JOBS) == JOBS
         assert settled_by(store, numbers) == {"second": JOBS}
+        assert REFUSED not in second.log.read_text(), "an ending under an old lease came before the right one"
         # And it goes on working
         fresh(store, {})
         until("both work", lambda: works(store, first), 20.0)
