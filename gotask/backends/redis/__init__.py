@@ -13,7 +13,6 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from gotask.backends import Backend, ids
-from gotask.backends.fields import born, same_body
 from gotask.backends.redis import pages, rows
 from gotask.backends.redis.address import parse
 from gotask.backends.redis.claims import Claims
@@ -22,10 +21,9 @@ from gotask.backends.redis.script import MICROSECONDS
 from gotask.backends.redis.server import Server
 from gotask.backends.redis.shards import named
 from gotask.backends.redis.watch import RedisWatch
-from gotask.clock import from_epoch, to_epoch
 from gotask.errors import InvalidInput
 from gotask.model import Beat, Enqueued, Filter, Held, Job, NewJob, Page, Queue, Record, Settlement, Tick, Worker
-from gotask.states import ON_DUE, RULES, Event, State
+from gotask.states import RULES, Event, State
 
 R = TypeVar("R", Queue, Worker)
 
