@@ -59,7 +59,11 @@ class RedisWatch:
             self._heard_at = monotonic()
             self._asked = False
             self._noted_at = float("-inf")
-            self._note()
+            try:
+                self._note()
+            except BaseException:
+                self.close()
+                raise
 
     def _hear(self, seconds: float) -> set[str]:
         """What was rung, waiting for the first of it; everything if the connection broke, or is behind by too much."""
@@ -72,7 +76,10 @@ class RedisWatch:
                     return self._silent() or heard
                 self._heard_at, self._asked, seconds = monotonic(), False, 0.0
                 if message["type"] == "message":
-                    heard.add(self._channels[message["channel"]])
+                    topic = self._channels[message["channel"]]
+                    heard.add(topic)
+                    if topic.startswith(JOB):  # the note on it is spent
+                        self._noted_at = float("-inf")
         except (said.RedisError, OSError):
             pass
         self.close()
