@@ -63,8 +63,12 @@ if verb == 'lease' or verb == 'permit' then
       local ids = call('ZRANGEBYSCORE', root .. ':ready:' .. queue, from, to, 'LIMIT', passed, n - #jobs)
       for _, id in ipairs(ids) do
         local job = load(id)
-        local expires = expiry(job)
-        if not expires or expires > now then jobs[#jobs + 1] = job end
+        local expires = job and expiry(job)
+        if not job then
+          leave(':ready:' .. queue, id) -- somebody deleted its hash by hand
+        elseif not expires or expires > now then
+          jobs[#jobs + 1] = job
+        end
       end
       if #ids == 0 then break end
       passed = passed + #ids

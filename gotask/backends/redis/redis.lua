@@ -164,14 +164,14 @@ local function row(job, body, due)
   return {job.id, body[4], body[6], body[8], body[10] or '', due, unpack(job.hash)}
 end
 
-local function row_of(job)
+local function row_of(job, body)
   local due
   if job.status == 'PENDING' then
     due = expiry(job) and job.expires_at
   else
     due = call('ZSCORE', root .. (job.status == 'RUNNING' and ':leases' or ':due'), job.id)
   end
-  return row(job, nil, due or '')
+  return row(job, body, due or '')
 end
 
 local function record_of(queue)

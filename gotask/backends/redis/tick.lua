@@ -36,8 +36,12 @@ if verb == 'tick' then
     local found = call('ZRANGEBYSCORE', root .. set_name, '-inf', now_text, 'WITHSCORES', 'LIMIT', 0, limit)
     for i = 1, #found, 2 do
       local job = load(found[i])
-      job.due = tonumber(found[i + 1])
-      jobs[#jobs + 1] = job
+      if job then
+        job.due = tonumber(found[i + 1])
+        jobs[#jobs + 1] = job
+      else
+        call('ZREM', root .. set_name, found[i]) -- somebody deleted its hash by hand
+      end
     end
   end
   table.sort(jobs, function(a, b) return a.due < b.due or (a.due == b.due and tonumber(a.seq) < tonumber(b.seq)) end)
