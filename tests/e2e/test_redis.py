@@ -16,7 +16,7 @@ from tests.servers.redis import Redis
 RIGHTS: Final = re.findall(r"^user gotask on >a-long-password (.+)$", (ROOT / "docs/redis.md").read_text(), re.MULTILINE)[0]
 USERS: Final = ["default off", "root on >root ~* &* +@all", f"gotask on >pw {RIGHTS}"]
 ROOT_LOGIN: Final = ("root", "root")
-IDLE_S: Final = 20.0  #: seconds over which an idle system is watched
+IDLE_S: Final = 40.0  #: seconds over which an idle system is watched
 IDLE_MOST: Final = 60  #: calls a minute, of one server and one node together
 
 

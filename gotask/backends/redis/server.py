@@ -22,6 +22,7 @@ FULL_RETRY_S: Final = 5.0  #: seconds that a producer should wait when Redis is 
 MISTAKES: Final = {
     "MovedError": "is one node of a Cluster: write the URL as redis+cluster://",
     "cluster support disabled": "is no Cluster: write the URL as redis://",
+    "Cluster mode is not enabled": "is no Cluster: write the URL as redis://",  # how redis-py 5 tells of it
     "DB index is out of range": "has no database of that number: write another, or raise 'databases' in redis.conf",
 }
 
