@@ -21,8 +21,9 @@ FULL_RETRY_S: Final = 5.0  #: seconds that a producer should wait when Redis is 
 #: an answer, or the name of an error, that no trying again will change -> what is wrong in the URL
 MISTAKES: Final = {
     "MovedError": "is one node of a Cluster: write the URL as redis+cluster://",
+    "MOVED ": "is one node of a Cluster: write the URL as redis+cluster://",  # so too in redis-py 5
     "cluster support disabled": "is no Cluster: write the URL as redis://",
-    "Cluster mode is not enabled": "is no Cluster: write the URL as redis://",  # how redis-py 5 tells of it
+    "Cluster mode is not enabled": "is no Cluster: write the URL as redis://",  # in redis-py 5
     "DB index is out of range": "has no database of that number: write another, or raise 'databases' in redis.conf",
 }
 
