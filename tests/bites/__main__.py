@@ -9,7 +9,8 @@ from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from tests.bites.planted import BITES, Bite
+from tests.bites import planted, planted_redis
+from tests.bites.planted import Bite
 
 ROOT = Path.cwd()
 RED = 1  #: pytest's exit code for tests that failed; any other means that they did not run
@@ -49,7 +50,7 @@ def notices(bite: Bite) -> tuple[bool, str]:
 
 
 def main(words: list[str]) -> int:
-    chosen = [bite for bite in BITES if all(word in bite.name for word in words)]
+    chosen = [bite for bite in (*planted.BITES, *planted_redis.BITES) if all(word in bite.name for word in words)]
     missed = []
     with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()) as progress:
         bar = progress.add_task("", total=len(chosen))

@@ -91,13 +91,13 @@ def test_a_lease_number_never_comes_back_though_redis_lost_it(start_redis: Start
 
 
 def test_an_end_that_nobody_waits_for_is_not_told(store: redis.Redis, server: Redis) -> None:
-    # Given jobs that run
+    # Given jobs that run, and somebody who waits for one of them
     jobs = [running(store, f"j{n}") for n in range(20)]
+    watch = store.watch(["job:j19"])
     before = calls(server).get("publish", 0)
-    # When they end, then nothing is published; and once somebody waits, just that one is
+    # When the others end, then nothing is published; and at the end of that one, once
     end(store, *jobs[:19])
     assert calls(server).get("publish", 0) == before
-    watch = store.watch(["job:j19"])
     end(store, jobs[19])
     assert watch.wait(10.0) == {"job:j19"}
     assert calls(server)["publish"] == before + 1
