@@ -5,6 +5,7 @@ lines.py    connections                           *.lua       its verbs
 server.py   calls of the script, errors           script.py   the tables of gotask.states as Lua
 rows.py     Structs and flat lists                shards.py   which keys a job lies under
 watch.py    the doorbell                          claims.py, permits.py   what several shards decide at one
+pages.py    lists                                 facts.py    what servers say of themselves, for doctor
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
