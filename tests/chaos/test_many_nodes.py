@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ LEASE_S = 2.0
 SLACK_S = 2.0  #: seconds that a busy machine may take on top
 LIMIT = 3
 PER_NODE = 2
+LONG_MS = 1000.0
 
 
 @contextmanager
@@ -67,6 +69,10 @@ def test_nodes_share_the_work_and_keep_its_limits(servers: Servers, tmp_path: Pa
         assert most_at_once(seen) >= min(LIMIT, 2)
 
 
+def under_way(running: Node, numbers: dict[str, int]) -> list[Run]:
+    return [run for run in ran([running], numbers) if run.ended == inf]
+
+
 def all_work(nodes: list[Node], store: Backend) -> bool:
     """Whether each node has run a job, after one more."""
     fresh(store, {}, 30.0)
@@ -83,20 +89,23 @@ def test_the_others_take_over_from_a_node_that_is_killed(servers: Servers, tmp_p
     ):
         until("all nodes are up", lambda: all_work(nodes, store), 90.0)
         numbers = {f"long-{n}": n for n in range(PER_NODE * count)}
-        store.enqueue_many([work(id, n, 1500.0) for id, n in numbers.items()])
-        victim = nodes[0]
-        until("the victim has some", lambda: len(ran([victim], numbers)) == PER_NODE, 20.0)
+        store.enqueue_many([work(id, n, LONG_MS) for id, n in numbers.items()])
+        until("a node is busy", lambda: any(len(under_way(one, numbers)) == PER_NODE for one in nodes), 20.0)
+        victim = max(nodes, key=lambda one: len(under_way(one, numbers)))
         # When all processes of one node are killed
         family, killed_at = victim.family(), time.monotonic()
         for pid in family:
             kill(pid)
-        interrupted = {run.job for run in ran([victim], numbers)}
+        interrupted = {run.job for run in under_way(victim, numbers)}
+        assert interrupted
         # Then others begin its jobs within a lease
-        rest = nodes[1:]
+        rest = [one for one in nodes if one is not victim]
         until(
             "others have begun its jobs",
             lambda: interrupted <= {run.job for run in ran(rest, numbers) if run.begun > killed_at},
-            2 * LEASE_S + 1.5 * PER_NODE + SLACK_S,  # they have to end what they have in hand, and then run one at a time
+            2 * LEASE_S
+            + LONG_MS / 1000 * PER_NODE
+            + SLACK_S,  # they have to end what they have in hand, and then run one at a time
         )
         first = min(run.begun for run in ran(rest, numbers) if run.job in interrupted)
         print(f"{count} nodes: the first of {len(interrupted)} was taken over after {first - killed_at:.2f} s")
