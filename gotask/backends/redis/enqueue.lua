@@ -1,49 +1,72 @@
 -- enqueue: per job: id, queue, priority, type, payload, more, n, fields: delay, scheduled_at, expires_at, unique_key
 -- -> per job: the time it was created at, or the row of the job that stands
 if verb == 'enqueue' then
-  local function add(fields, field, value)
-    fields[#fields + 1] = field
-    fields[#fields + 1] = value
+  local most = math.floor((#ARGV - at) / 7) -- jobs with fields are fewer, and leave a gap
+  local seq = call('INCRBY', root .. ':seq', most) - most
+  local answer, accepted = {}, {}
+
+  -- What stands in the way of a job: one of its id, or the live one that has its unique key. If nothing does, the job is
+  -- there from now on.
+  local function standing(id, key, seq_text, unique)
+    if unique and call('EXISTS', key) == 0 then
+      local holder = call('HGET', root .. ':unique', unique)
+      if holder then return holder end
+      call('HSET', root .. ':unique', unique, id)
+    end
+    return call('HSETNX', key, 'seq', seq_text) == 0 and id
   end
 
-  local answer = {}
+  local function tell(key, queue, priority, status, said)
+    local fields = {}
+    local function add(field, value, default)
+      if value and value ~= default then
+        fields[#fields + 1] = field
+        fields[#fields + 1] = value
+      end
+    end
+    add('status', status, DEFAULTS.status)
+    add('queue', queue, DEFAULTS.queue)
+    add('priority', priority, DEFAULTS.priority)
+    add('expires_at', said.expires_at)
+    add('unique_key', said.unique_key)
+    if fields[1] then call('HSET', key, unpack(fields)) end
+  end
+
   while at < #ARGV do
     local id, queue, priority, kind, payload, more, n = unpack(ARGV, at + 1, at + 7)
     local said = fields_from(at + 8, n)
     at = at + 7 + 2 * n
-    local key, unique = JOB .. id, said.unique_key
-    local stands = call('EXISTS', key) == 1 and id or unique and call('HGET', root .. ':unique', unique)
+    seq = seq + 1
+    local key, seq_text = JOB .. id, string.format('%d', seq)
+    local stands = standing(id, key, seq_text, said.unique_key)
     if stands then
       answer[#answer + 1] = row_of(load(stands))
     else
-      local seq = string.format('%d', call('INCR', root .. ':seq'))
-      local job = {id = id, seq = seq, queue = queue, priority = priority, status = 'PENDING'}
-      local due, fields = said.expires_at, {'seq', seq}
+      local status, due = 'PENDING', said.expires_at
       if n ~= '0' then
         local wakes = math.max(now + number(said.delay), number(said.scheduled_at))
-        if wakes > now then
-          job.status, due = 'SCHEDULED', string.format('%d', wakes)
-          add(fields, 'status', job.status)
-        end
-        if said.expires_at then add(fields, 'expires_at', said.expires_at) end
-        if unique then
-          add(fields, 'unique_key', unique)
-          call('HSET', root .. ':unique', unique, id)
-        end
+        if wakes > now then status, due = 'SCHEDULED', string.format('%d', wakes) end
       end
-      if queue ~= DEFAULTS.queue then add(fields, 'queue', queue) end
-      if priority ~= DEFAULTS.priority then add(fields, 'priority', priority) end
-      call('HSET', key, unpack(fields))
+      if n ~= '0' or queue ~= DEFAULTS.queue or priority ~= DEFAULTS.priority then
+        tell(key, queue, priority, status, said)
+      end
       if more == '' then
-        call('XADD', LOG, seq .. '-0', 'id', id, 'at', now_text, 'type', kind, 'payload', payload)
+        call('XADD', LOG, seq_text .. '-0', 'id', id, 'at', now_text, 'type', kind, 'payload', payload)
       else
-        call('XADD', LOG, seq .. '-0', 'id', id, 'at', now_text, 'type', kind, 'payload', payload, 'more', more)
+        call('XADD', LOG, seq_text .. '-0', 'id', id, 'at', now_text, 'type', kind, 'payload', payload, 'more', more)
       end
-      stand(job, enter, due)
-      count(job.status, queue, 1)
-      rung[':queue:' .. queue] = true -- also for those that sleep: whoever keeps the time must know of an earlier one
+      stand(enter, id, status, queue, priority, seq_text, seq, due)
+      local of = accepted[queue] or {}
+      accepted[queue] = of
+      of[status] = (of[status] or 0) + 1
       answer[#answer + 1] = now_text
     end
+  end
+  for queue, of in pairs(accepted) do
+    for status, n in pairs(of) do
+      count(status, queue, n)
+    end
+    rung[':queue:' .. queue] = true -- also for those that sleep: whoever keeps the time must know of an earlier one
   end
   return done(answer)
 end

@@ -27,14 +27,18 @@ local function removed(set_name, _, id)
   leave(set_name, id)
 end
 
+local function stands(job, put, due)
+  stand(put, job.id, job.status, job.queue, job.priority, job.seq, job.place or job.seq, due)
+end
+
 -- Take a job from one state to another; `due` is its time there, `queue` another queue, `place` a new place.
 local function move(job, to, due, queue, place)
   count(job.status, job.queue, -1)
-  stand(job, removed, job.status ~= 'PENDING' or expiry(job))
+  stands(job, removed, job.status ~= 'PENDING' or expiry(job))
   set(job, 'status', to)
   if queue then set(job, 'queue', queue) end
   if place then set(job, 'place', place) end
-  stand(job, enter, due)
+  stands(job, enter, due)
   count(to, job.queue, 1)
   if not FINISHED[to] then rung[':queue:' .. job.queue] = true end -- there is work, or a new time to wake for
 end

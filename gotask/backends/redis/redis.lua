@@ -142,17 +142,16 @@ local function expiry(job)
 end
 
 -- Where a job stands by its state: which sets it is in.
-local function stand(job, put, due)
-  local status, id = job.status, job.id
+local function stand(put, id, status, queue, priority, seq, place, due)
   if status == 'RUNNING' then
     put(':leases', due, id)
   elseif status == 'PENDING' then
-    put(':ready:' .. job.queue, string.format('%d', score(job.priority, job.place or job.seq)), id)
+    put(':ready:' .. queue, string.format('%d', score(priority, place)), id)
     if due then put(':due', due, id) end
   else
     put(':due', due, id)
   end
-  if RARE[status] then put(':in:' .. status, job.seq, id) end
+  if RARE[status] then put(':in:' .. status, seq, id) end
 end
 
 local function body_of(seq)

@@ -1,7 +1,7 @@
 local function forget(job)
   call('DEL', JOB .. job.id)
   call('XDEL', LOG, job.seq .. '-0')
-  stand(job, removed, true)
+  stands(job, removed, true)
   count(job.status, job.queue, -1)
 end
 
