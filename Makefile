@@ -32,7 +32,7 @@ core: dev ## the shared-memory ring: C programs and Python
 crash: dev ## the long storm of kills
 	CRASH_SCALE=10 $(BIN)/python -m pytest tests/crash --timeout 3600 $(ARGS)
 
-chaos: dev ## lines, servers and machines that fail under load: whole, for hours (needs root for pulled cables)
+chaos: dev ## lines, servers and machines that fail under load: whole, about an hour (root for pulled cables)
 	CHAOS_SCALE=10 $(BIN)/python -m pytest tests/chaos --timeout 10800 $(ARGS)
 
 tsan: dev ## the ring under the thread sanitizer, and weakened, which must be noticed

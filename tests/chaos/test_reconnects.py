@@ -55,7 +55,7 @@ def test_a_thousand_reconnects(tmp_path: Path) -> None:
         # And nothing was lost or run twice
         line.judged(load)
         assert load.failures
-    cuts = quantiles(took, n=100)
+    cuts = quantiles(took, n=100, method="inclusive")
     print(f"{CYCLES} cycles: p50 {cuts[49]:.2f} s, p99 {cuts[98]:.2f} s, most {max(took):.2f} s; {load.failures} calls failed")
     assert max(took) <= HEAL_S
 
