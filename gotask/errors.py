@@ -72,8 +72,9 @@ class BackendDown(GotaskError):
 
     http, grpc, title = 503, "UNAVAILABLE", "Storage unavailable"
 
-    def __init__(self, message: str | None = None, *, retry_after: float | None = 1.0) -> None:
+    def __init__(self, message: str | None = None, *, retry_after: float | None = 1.0, refused: bool = False) -> None:
         super().__init__(message, retry_after=retry_after)
+        self.refused = refused  #: the store did answer, and will refuse the like for a while: it is full, say
 
 
 class NotConfigured(GotaskError):

@@ -21,11 +21,13 @@ class Writes:
         self._untold = 0
 
     def failed(self, error: BackendDown) -> None:
-        self._refusal, self._failed_at = str(error), clock.monotonic()
+        now = clock.monotonic()
+        if error.refused:  # a store that did not answer is asked by whoever wants to know
+            self._refusal, self._failed_at = str(error), now
         self._untold += 1
-        if self._told_at is None or self._failed_at - self._told_at >= TOLD_S:
+        if self._told_at is None or now - self._told_at >= TOLD_S:
             logger.warning("Enqueues fail, %d since this was last said: %s", self._untold, error)
-            self._told_at, self._untold = self._failed_at, 0
+            self._told_at, self._untold = now, 0
 
     def worked(self) -> None:
         self._refusal = ""

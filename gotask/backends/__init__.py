@@ -120,7 +120,7 @@ SCHEMES: Final[dict[str, str]] = {
     ),
 }
 #: library that a storage of ours needs, and the installation does not bring by itself -> the extra that does
-EXTRAS: Final = {"redis": "gotask[redis]"}
+EXTRAS: Final = {"redis": "gotask[redis]", "hiredis": "gotask[redis]"}
 ENTRY_POINT: Final = "gotask.backends"
 LATER: Final = ("postgres", "postgresql")
 

@@ -135,7 +135,7 @@ class Dispatcher:
         if self._agenda.is_due("complain"):
             log.warning("The store does not answer, %d jobs in hand: %s", len(self.ledger.jobs), error)
             self._agenda.book("complain", COMPLAIN_S)
-        time.sleep(random.uniform(0.1, 0.5))
+        time.sleep(random.uniform(0.1, 0.4))
 
     def _heard(self) -> None:
         """The store has answered all that was asked in this turn, and something was asked."""
@@ -189,7 +189,9 @@ class Dispatcher:
     def _settled(self, settlements: Sequence[Settlement], held: Sequence[bool], tickets: Collection[int]) -> None:
         fenced = len(held) - sum(held)
         if fenced:
-            log.warning("%d jobs had been taken away before they were settled; those runs do not count.", fenced)
+            log.warning(
+                "%d endings were refused: the jobs were taken away, or an answer lost; only what is stored counts.", fenced
+            )
         if any(settlement.event is Event.RELEASE for settlement in settlements):
             self._leaser.more()
         if tickets:

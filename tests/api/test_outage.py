@@ -77,7 +77,7 @@ class Full:
 
     def enqueue_many(self, jobs: Sequence[NewJob]) -> Any:
         if self.full:
-            raise BackendDown("The disk of the store is full; make room.")
+            raise BackendDown("The disk of the store is full; make room.", refused=True)
         return self._backend.enqueue_many(jobs)
 
 

@@ -57,9 +57,9 @@ BITES = [
     Bite(
         "slots are freed before their endings are written down",
         "gotask/node/dispatcher.py",
-        "        if settlements:\n            begun = monotonic()",
-        "        self._segment.free_many(list(self.ledger.tickets))\n        self._segment.forget()\n        if settlements:\n"
-        "            begun = monotonic()",
+        "        end = self._settler.begin(settlements)\n",
+        "        self._segment.free_many(list(tickets))\n        self._segment.forget()\n"
+        "        end = self._settler.begin(settlements)\n",
         "tests/crash/test_dispatcher.py",
     ),
     Bite(

@@ -38,7 +38,7 @@ class Address(Struct, kw_only=True):
     sentinel_login: dict[str, Any] = {}
     prefix: str = "gotask"  #: of every key, so that two projects on one Redis never meet
     shards: int = 1  #: pieces that a store is cut into; fixed for as long as the store lives
-    timeout: float = 2.5  #: seconds after which a call is given up
+    timeout: float = 2.0  #: seconds after which a call is given up
     wait: int = 0  #: replicas that must have an accepted job before its enqueue is answered
 
 

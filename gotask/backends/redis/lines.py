@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, Protocol, cast
 
+from hiredis import pack_command
 from redis import Redis, RedisCluster, Sentinel
 from redis import exceptions as said
 from redis.backoff import NoBackoff
@@ -90,9 +91,9 @@ class ServerLine:
         try:
             waiting = 0
             for command in commands:  # made while Redis works on the one before
-                packed = link.pack_command(*command)
+                packed = [pack_command(tuple(command))]
                 if replicas:  # WAIT speaks of what its own connection wrote
-                    packed += link.pack_command("WAIT", replicas, self._patience_ms)
+                    packed.append(self._wait_for(replicas))
                 link.send_packed_command(packed, check_health=False)
                 waiting += 1
                 if waiting > AHEAD:
@@ -104,6 +105,10 @@ class ServerLine:
             link.disconnect()
             raise
         self._free.append(link)
+
+    def _wait_for(self, replicas: int) -> bytes:
+        words: tuple[Any, ...] = ("WAIT", replicas, self._patience_ms)
+        return pack_command(words)
 
     def _take(self) -> AbstractConnection:
         """A connection that is free and still connected, else a new one."""

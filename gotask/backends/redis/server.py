@@ -3,7 +3,6 @@
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, Final
 
 from redis import exceptions as said
@@ -17,6 +16,8 @@ from gotask.backends.redis.shards import Shards
 from gotask.errors import BackendDown, NotConfigured
 
 OLDEST: Final = (6, 2)  #: version of Redis
+#: what a line raises
+SAID: Final = (said.RedisError, said.RedisClusterException, TooFewReplicas, OSError)
 FULL_RETRY_S: Final = 5.0  #: seconds that a producer should wait when Redis is full
 #: an answer, or the name of an error, that no trying again will change -> what is wrong in the URL
 MISTAKES: Final = {
@@ -50,23 +51,25 @@ class Server:
         The next call is made, and the answer to the one before is worked on, while Redis is at another. With `replicas`, a call
         is answered once so many have what it wrote.
         """
-        with self._told() as line:
+        with self as line:
             yield from _evaluate(line, root, calls, replicas)
 
     def listen(self, channels: list[str]) -> PubSub:
         """A connection of its own that hears those channels by the time it is returned."""
-        with self._told() as line:
+        with self as line:
             return _subscribed(line.ear(), channels, self.address.timeout)
 
     def promise(self) -> str:
         """What an answered enqueue survives, by how Redis writes to its disk."""
-        with self._told() as line:
+        with self as line:
             return _promise(line.infos(), line.fsync())
 
     def infos(self) -> list[Info]:
         """What each server that takes writes says of itself, also one that would be refused."""
-        with self._told(check=False) as line:
-            return line.infos()
+        try:
+            return self._line.infos()
+        except SAID as error:
+            raise self._translated(error) from error
 
     def close(self) -> None:
         with self._guard:
@@ -74,16 +77,19 @@ class Server:
                 self._closed = True
                 self._line.close()
 
-    @contextmanager
-    def _told(self, check: bool = True) -> Iterator[Line]:
-        """The line, checked; what Redis or the network says meanwhile becomes an error of ours."""
+    def __enter__(self) -> Line:
+        """The line, checked. What Redis or the network says until it is left becomes an error of ours."""
         if self._closed:
             raise BackendDown(f"The storage {self.address.shown} was closed; open it again.", retry_after=None)
-        try:
-            if check and not self._checked:
+        if not self._checked:
+            try:
                 self._check()
-            yield self._line
-        except (said.RedisError, said.RedisClusterException, TooFewReplicas, OSError) as error:
+            except SAID as error:
+                raise self._translated(error) from error
+        return self._line
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, SAID):
             raise self._translated(error) from error
 
     def _check(self) -> None:
@@ -129,9 +135,8 @@ class Server:
         if isinstance(error, said.AuthenticationError | said.AuthorizationError | said.NoPermissionError):
             return BackendDown(f"{at} does not let us do this ({text}); look at the user, the password and the ACL.")
         if isinstance(error, said.OutOfMemoryError):
-            return BackendDown(
-                f"{at} is full; raise its maxmemory, or wait until finished jobs are forgotten.", retry_after=FULL_RETRY_S
-            )
+            sentence = f"{at} is full; raise its maxmemory, or wait until finished jobs are forgotten."
+            return BackendDown(sentence, retry_after=FULL_RETRY_S, refused=True)
         if isinstance(error, said.ResponseError) and not isinstance(error, said.ReadOnlyError | said.ClusterDownError):
             return BackendDown(f"{at} refused ({text}); the outcome is unknown, so try again with the same id.")
         with self._guard:

@@ -269,7 +269,7 @@ def translated(home: Home) -> Iterator[None]:
     try:
         yield
     except (apsw.Error, OSError) as e:
-        raise BackendDown(_sentence(home, e)) from e
+        raise BackendDown(_sentence(home, e), refused=not isinstance(e, apsw.BusyError | apsw.LockedError)) from e
 
 
 def _sentence(home: Home, error: Exception) -> str:
