@@ -89,7 +89,7 @@ def test_an_enqueue_can_wait_for_a_replica(start_redis: StartRedis) -> None:
 
 def test_a_server_without_replicas_cannot_be_waited_for(start_redis: StartRedis) -> None:
     server = start_redis()
-    with closing(redis.open(f"{server.url}?wait=1&timeout=0.3")) as waits, pytest.raises(BackendDown, match="Only 0 of 1"):
+    with closing(redis.open(f"{server.url}?wait=1&timeout=1")) as waits, pytest.raises(BackendDown, match="Only 0 of 1"):
         waits.enqueue_many([new()])
     with closing(redis.open(f"{server.url}?wait=0")) as does_not:
         assert does_not.enqueue_many([new()])[0].outcome == "created"
