@@ -4,6 +4,9 @@ import time
 from datetime import UTC, datetime
 from functools import cache, lru_cache
 from pathlib import Path
+from typing import Final
+
+LAST: Final = 253_402_300_799.0  #: seconds since the epoch: the end of the year 9999, after which Python has no time
 
 
 def now() -> float:
@@ -33,7 +36,7 @@ def boot_id() -> str:
 @lru_cache(maxsize=4096)  # a batch shares its instants, and each would cost a quarter of a microsecond
 def from_epoch(seconds: float) -> datetime:
     """A store's number as the UTC time that goes out on the wire."""
-    return datetime.fromtimestamp(seconds, UTC)
+    return datetime.fromtimestamp(min(seconds, LAST), UTC)
 
 
 def to_epoch(moment: datetime) -> float:

@@ -62,9 +62,16 @@ def checked(fields: Mapping[str, Any]) -> NewJob:
     return job
 
 
+#: the first and the last of times that a job may name; every store can keep them, to the microsecond
+YEARS: Final = (1970, 2999)
+
+
 def check_times(job: NewJob) -> None:
     if job.delay is not None and job.scheduled_at is not None:
         raise InvalidInput("delay: a job has either a delay or scheduled_at, not both.")
+    for name, moment in (("scheduled_at", job.scheduled_at), ("expires_at", job.expires_at)):
+        if moment is not None and not YEARS[0] <= moment.year <= YEARS[1]:
+            raise InvalidInput(f"{name}: a time in the years {YEARS[0]} to {YEARS[1]} is expected; for never, leave it out.")
 
 
 def chunks(items: Iterable[T]) -> Iterator[tuple[int, list[T]]]:

@@ -37,6 +37,7 @@ SLEEP_S: Final = 1.0  #: seconds between two turns; none costs the store anythin
 TICK_S: Final = 15.0  #: seconds between two ticks when nothing rings and nothing is known to be due
 ORPHANS_S: Final = 2.0  #: seconds between two looks for nodes of this machine that are dead
 FORGET_S: Final = 3600.0  #: seconds, about, between two readings of all nodes' records, for those nobody has seen for long
+RECOVER_S: Final = 2.0  #: seconds between two looks for jobs that were leased unheard
 COMPLAIN_S: Final = 10.0  #: seconds between two lines about an outage
 DRAIN_MOST: Final = 2 * policy.LEASE_MOST  #: reports settled in one batch
 log = logging.getLogger("gotask.node")
@@ -130,6 +131,7 @@ class Dispatcher:
     def _outage(self, error: BackendDown) -> None:
         """The store does not answer: keep everything, and try again after a jittered pause, for ever."""
         self._bell.lost()
+        self._agenda.at_once("recover")
         self._catalog.notices.cut_off = monotonic() - self.answered_at > self._lease_s
         self._agenda.at_once("beat")  # one that failed was not heard, nor was what it would have been told
         if self._agenda.is_due("complain"):
@@ -236,14 +238,20 @@ class Dispatcher:
                     self.ledger.unstarted(ticket, Outcome("cancelled", "cancelled before it started"))
 
     def _recover(self) -> None:
-        """A lease whose answer was lost may have leased jobs that nobody holds; their lapse would be held against them."""
-        if not self._leaser.unanswered:
+        """A lease whose answer was lost may have leased jobs that nobody holds; their lapse would be held against them.
+
+        The store may see it later than we gave it up, so this looks again for a while.
+        """
+        lost_at = self._leaser.unanswered_at
+        if lost_at is None or not self._agenda.is_due("recover"):
             return
         in_hand = {(job.id, job.lease) for job in self.ledger.jobs.values()}
         in_hand |= {(ending.id, ending.lease) for ending in self.ledger.settlements}
-        self._registry.release(self._owner, "the answer to its lease was lost", in_hand)
-        self._leaser.unanswered = False
-        self._leaser.more()
+        if self._registry.release(self._owner, "the answer to its lease was lost", in_hand):
+            self._leaser.more()
+        if monotonic() - lost_at > self._lease_s / 2:
+            self._leaser.unanswered_at = None
+        self._agenda.book("recover", RECOVER_S)
 
     def _tick(self, rung: bool) -> int:
         """Do what is due; `rung`: something came in, and may be due before anything that was known."""

@@ -48,7 +48,7 @@ class Leaser:
         self._dry_until = 0.0  # the store had nothing more; do not ask again before this, unless the bell rings
         self._held_back: bool | None = None  # whether jobs wait although the store had nothing more; None if nobody looked
         self._looked_at = 0.0
-        self.unanswered = False  # the answer to a lease was lost, and with it perhaps jobs
+        self.unanswered_at: float | None = None  # when the answer to a lease was lost, and with it perhaps jobs
         self._window = segment.slots  # jobs that fit into the segment at once, as far as their sizes have shown
 
     def measure_runs(self, seconds: Sequence[float]) -> None:
@@ -123,7 +123,7 @@ class Leaser:
         try:
             return self._backend.lease(wants, self._owner, self._lease_s)
         except BackendDown:
-            self.unanswered = True
+            self.unanswered_at = monotonic()
             raise
 
     def _put(self, jobs: Sequence[Job]) -> bool:

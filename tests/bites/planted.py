@@ -135,7 +135,7 @@ BITES = [
     Bite(
         "jobs of a lease whose answer was lost lapse",
         "gotask/node/leaser.py",
-        "            self.unanswered = True\n",
+        "            self.unanswered_at = monotonic()\n",
         "",
         "tests/unit/test_dispatcher.py -k lost_answer",
     ),

@@ -125,12 +125,11 @@ OPTIONS = (
     "db, password, prefix, sentinel_password, sentinel_username, shards, ssl_ca_certs, ssl_cert_reqs, ssl_certfile, "
     "ssl_check_hostname, ssl_keyfile, timeout, username, wait"
 )
-ESCAPES = "in a user, a password or a path, write / as %2F, ? as %3F, # as %23 and @ as %40"
+UNSEEN = (
+    "The storage redis://... cannot be used: write it as redis://user:password@host:port, and in the user, the password or a "
+    "path / as %2F, ? as %3F, # as %23, @ as %40, a space as %20, and so on."
+)
 MISTAKES = {
-    "redis://h:port/0": "Port could not be cast to integer value as 'port'",
-    "redis://h:99999": "Port out of range 0-65535",
-    "redis://[::1/0": "Invalid IPv6 URL",
-    "redis://:6379": "':6379' is no address of a server",
     "redis://a,b/0": "several servers need redis+sentinel:// or redis+cluster://",
     "redis://h/one": "the database after the address is 'one', and must be a number",
     "redis://h/0/1": "the database after the address is '0/1', and must be a number",
@@ -163,14 +162,29 @@ def test_a_mistake_in_a_url_is_named_before_anything_is_called(url: str) -> None
     why = MISTAKES[url]
     with pytest.raises(NotConfigured) as caught:
         backends.open(url)
-    assert str(caught.value) == f"The storage {url} cannot be used: {why}{'' if why.endswith('?') else '.'}"
+    plain = url.partition("?")[0]
+    assert str(caught.value) == f"The storage {plain} cannot be used: {why}{'' if why.endswith('?') else '.'}"
 
 
-@pytest.mark.parametrize("rest", ["pa/ss@h:1", "pa?ss@h:1/0", "pa#ss@h:1", "12/34@h", "a/b@h?prefix=x", "x@h/0#top"])
-def test_a_password_that_cuts_a_url_short_is_not_shown(rest: str) -> None:
+@pytest.mark.parametrize(
+    "rest",
+    [
+        *("//user:pa/ss@h:1", "//user:pa?ss@h:1/0", "//user:pa#ss@h:1", "//user:12/34@h", "//user:a/b@h?prefix=x"),
+        *("//u:x@h/0#top", "//u:pa ss@h", '//u:pa"ss@h', "//u:p<ss>@h", "//u:pa[s]s@h"),
+        *("//user:pass", "//:pass", "u:pass@h", "//h:99999", "//[::1"),
+    ],
+)
+def test_what_may_be_a_password_cut_short_is_not_shown(rest: str) -> None:
     with pytest.raises(NotConfigured) as caught:
-        backends.open(f"redis://user:{rest}")
-    assert str(caught.value) == f"The storage redis://... cannot be used: {ESCAPES}."
+        backends.open(f"redis:{rest}")
+    assert str(caught.value) == UNSEEN
+
+
+def test_the_value_of_an_option_that_is_none_is_not_shown() -> None:
+    for url in ("redis://h?pass=hidden", "redis://h?shards=0&pass=hidden"):
+        with pytest.raises(NotConfigured) as caught:
+            backends.open(url)
+        assert "hidden" not in str(caught.value)
 
 
 def test_no_password_of_a_url_is_shown() -> None:

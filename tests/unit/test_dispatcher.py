@@ -16,7 +16,7 @@ import pytest
 from gotask import backends
 from gotask._core.ring import Segment
 from gotask.backends import Backend
-from gotask.clock import boot_id
+from gotask.clock import boot_id, monotonic
 from gotask.errors import BackendDown
 from gotask.model import NewJob, Queue, Rules, Worker
 from gotask.node import dispatcher as engine
@@ -246,7 +246,7 @@ def test_what_has_ended_and_is_not_yet_written_down_is_not_given_back(bench: Ben
     [(ticket, job)] = bench.node.ledger.jobs.items()
     bench.node.ledger.decide(ticket, job, Outcome("done", result=b"1"))
     # When the node looks for what a lost lease has left
-    bench.node._leaser.unanswered = True
+    bench.node._leaser.unanswered_at = monotonic()
     bench.node._recover()
     # Then the job is still its own
     found = bench.front.store.get_many([asked.job.id])[0]

@@ -17,7 +17,7 @@ from gotask.backends import Backend, ids
 from gotask.backends.redis import pages, rows
 from gotask.backends.redis.address import parse
 from gotask.backends.redis.claims import Claims
-from gotask.backends.redis.permits import Permits
+from gotask.backends.redis.permits import Permits, Reserved
 from gotask.backends.redis.script import MICROSECONDS
 from gotask.backends.redis.server import Server
 from gotask.backends.redis.shards import named
@@ -30,6 +30,7 @@ R = TypeVar("R", Queue, Worker)
 
 PIECE: Final = 200  #: jobs in one call of the script, lest others wait for it
 PIECE_BYTES: Final = 4_194_304  #: bytes of payloads or results in one call, for the same reason
+AFTER_TIMEOUT_S: Final = 2.0  #: seconds after which a producer whose call timed out has surely given up
 _HELD: Final = (Held.LOST, Held.HELD, Held.CANCEL)
 _BY_HAND: Final = (Event.CANCEL, Event.REVIVE)
 
@@ -46,7 +47,7 @@ class Redis:
         self._server = server
         self._clock = clock
         self._shards = server.shards
-        self._claims = Claims(self._shards, self._run, self._get)
+        self._claims = Claims(self._shards, self._run, self._get, server.address.timeout + AFTER_TIMEOUT_S)
         self._permits = Permits(self._shards, self._run, lambda: self.all(Queue))
         self._turn = 0  # the shard that is asked first for jobs
 
@@ -110,11 +111,11 @@ class Redis:
         wants = {queue: want for queue, want in wants.items() if want > 0}
         if not self._shards.several:
             return self._lease_at(self._shards.roots[0], wants, owner, lease_s, judged=True)
-        permits: dict[str, tuple[str, int]] = {}
-        for queue in wants:
-            if self._permits.needed(queue):
-                permits[queue] = self._permits.reserve(queue, wants[queue], lease_s)
-        rest = wants | {queue: n for queue, (_, n) in permits.items()}
+        with self._permits.reserved(wants, lease_s) as permits:
+            return self._lease_anywhere(wants, permits, owner, lease_s)
+
+    def _lease_anywhere(self, wants: Mapping[str, int], permits: Reserved, owner: str, lease_s: float) -> list[Job]:
+        rest = dict(wants) | {queue: n for queue, (_, n) in permits.items()}
         jobs: list[Job] = []
         self._turn += 1
         roots = self._shards.roots
@@ -127,6 +128,7 @@ class Redis:
             jobs += found
         for queue, (token, n) in permits.items():
             self._permits.give(queue, token, n, [job for job in jobs if job.queue == queue], lease_s)
+        permits.clear()
         return sorted(jobs, key=lambda job: (-job.priority, job.created_at, job.id))
 
     def _lease_at(self, root: str, wants: Mapping[str, int], owner: str, lease_s: float, *, judged: bool) -> list[Job]:

@@ -24,6 +24,7 @@ SCHEMES: Final = (
 PORT: Final = 6379
 SENTINEL_PORT: Final = 26379
 SHARDS_MAX: Final = 1024
+UNSAFE: Final = re.compile(r"[\s\"'<>\[\]]")  #: what a user and a password have only as %XX
 PREFIX_PATTERN: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 
 
@@ -110,8 +111,11 @@ def parse(url: str) -> Address:
     """Read a URL. Raises NotConfigured with a sentence that names what is wrong in it."""
     if url in ("redis", "rediss"):
         url = f"{url}://localhost"
+    scheme, slashes, rest = url.partition("://")
+    if not slashes or UNSAFE.search(rest.partition("?")[0].rpartition("@")[0]):
+        _refuse_unseen(scheme.partition(":")[0])
     try:
-        parts = urlsplit(url if "://" in url else f"{url}://")
+        parts = urlsplit(url)
         _unmistaken(parts)
         ours, login, sentinels = _options(url, parts)
         scheme, _, kind = parts.scheme.partition("+")
@@ -120,9 +124,9 @@ def parse(url: str) -> Address:
             login["ssl"] = True
         if scheme == "unix":
             return Address(shown=_shown(url), kind="single", hosts=[], login=login | {"path": _socket(url, parts)}, **ours)
-        hosts = _hosts(url, parts, SENTINEL_PORT if kind == "sentinel" else PORT)
-    except ValueError as error:  # of urlsplit: a port or an IPv6 address that is none
-        _refuse(url, str(error))
+        hosts = _hosts(parts, SENTINEL_PORT if kind == "sentinel" else PORT)
+    except ValueError:  # of urlsplit: a port or an IPv6 address that is none
+        _refuse_unseen(scheme)
     service, database = "", parts.path.strip("/")
     if kind == "sentinel":
         service, _, database = database.partition("/")
@@ -158,10 +162,7 @@ def _unmistaken(parts: SplitResult) -> None:
     """Refuse a URL that was cut at a character of its password, without showing any of it."""
     rest = f"{parts.path}#{parts.fragment}#{parts.query if '=' not in parts.query.partition('@')[0] else ''}"
     if parts.fragment or (parts.netloc and "@" in rest):
-        raise NotConfigured(
-            f"The storage {parts.scheme}://... cannot be used: in a user, a password or a path, write / as %2F, ? as %3F, "
-            "# as %23 and @ as %40."
-        )
+        _refuse_unseen(parts.scheme)
 
 
 def _options(url: str, parts: SplitResult) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
@@ -200,12 +201,12 @@ def _credentials(parts: SplitResult) -> dict[str, str]:
     return {key: unquote(value) for key, value in (("username", name), ("password", secret)) if value}
 
 
-def _hosts(url: str, parts: SplitResult, port: int) -> list[tuple[str, int]]:
+def _hosts(parts: SplitResult, port: int) -> list[tuple[str, int]]:
     hosts = []
     for one in (parts.netloc.rpartition("@")[2] or "localhost").split(","):
         found = urlsplit(f"//{one}")
         if not found.hostname:
-            _refuse(url, f"{one!r} is no address of a server")
+            _refuse_unseen(parts.scheme)
         hosts.append((unquote(found.hostname), port if found.port is None else found.port))
     return hosts
 
@@ -216,5 +217,13 @@ def _socket(url: str, parts: SplitResult) -> str:
     return unquote(parts.path)
 
 
+def _refuse_unseen(scheme: str) -> NoReturn:
+    """Refuse a URL of which any part may be a password."""
+    raise NotConfigured(
+        f"The storage {scheme}://... cannot be used: write it as {scheme}://user:password@host:port, and in the user, the "
+        "password or a path / as %2F, ? as %3F, # as %23, @ as %40, a space as %20, and so on."
+    ) from None
+
+
 def _refuse(url: str, why: str) -> NoReturn:
-    raise NotConfigured(f"The storage {scrub(url)} cannot be used: {why}{'' if why.endswith('?') else '.'}") from None
+    raise NotConfigured(f"The storage {_shown(url)} cannot be used: {why}{'' if why.endswith('?') else '.'}") from None

@@ -10,7 +10,7 @@ if verb == 'enqueue' then
   local function standing(id, key, seq_text, unique)
     if unique and call('EXISTS', key) == 0 then
       local holder = call('HGET', root .. ':unique', unique)
-      if holder then return holder end
+      if holder and call('EXISTS', JOB .. holder) == 1 then return holder end -- else somebody deleted its hash by hand
       call('HSET', root .. ':unique', unique, id)
     end
     return call('HSETNX', key, 'seq', seq_text) == 0 and id

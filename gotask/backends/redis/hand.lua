@@ -2,6 +2,7 @@ local function cancel(job, reason)
   if reason then set(job, 'reason', reason) end
   if job.status ~= 'RUNNING' then return finish(job, RULES.cancel.to) end
   set(job, 'cancel_requested', '1')
+  if job.reason then set(job, 'odd', '1') end -- an ack has something to clear
   rung[':node:' .. job.worker_id] = true
 end
 

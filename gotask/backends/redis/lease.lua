@@ -56,24 +56,25 @@ if verb == 'lease' or verb == 'permit' then
     return done(n)
   end
 
-  -- The first n of a queue between two scores that have not expired.
+  -- The first n of a queue between two scores that have not expired, and how many were looked at. Those that have leave the
+  -- queue here: they are among the due, and would only be passed again and again.
   local function head(queue, from, to, n)
-    local jobs, passed = {}, 0
-    while #jobs < n do
-      local ids = call('ZRANGEBYSCORE', root .. ':ready:' .. queue, from, to, 'LIMIT', passed, n - #jobs)
+    local jobs, looked = {}, 0
+    while #jobs < n and looked < LOOK_MOST do
+      local ids = call('ZRANGEBYSCORE', root .. ':ready:' .. queue, from, to, 'LIMIT', looked, n - #jobs)
       for _, id in ipairs(ids) do
         local job = load(id)
         local expires = job and expiry(job)
-        if not job then
-          leave(':ready:' .. queue, id) -- somebody deleted its hash by hand
-        elseif not expires or expires > now then
+        if not job or expires and expires <= now then
+          leave(':ready:' .. queue, id) -- or somebody deleted its hash by hand
+        else
           jobs[#jobs + 1] = job
         end
       end
-      if #ids == 0 then break end
-      passed = passed + #ids
+      if not ids[1] then break end
+      looked = looked + #ids
     end
-    return jobs, passed
+    return jobs, looked
   end
 
   local function priority_at(queue, rank)
@@ -89,8 +90,8 @@ if verb == 'lease' or verb == 'permit' then
       highest, lowest = priority_at(queue, 0), priority_at(queue, -1)
       if highest == lowest then aged = 0 end -- the first are the oldest
     end
-    local jobs, passed = head(queue, '-inf', '+inf', n - aged)
-    if aged == 0 or #jobs < n - aged then return jobs, passed == #jobs end
+    local jobs, looked = head(queue, '-inf', '+inf', n - aged)
+    if aged == 0 or #jobs < n - aged then return jobs, looked == #jobs end
     local last, rest = {}, {} -- within one priority, what was picked is the head
     for _, job in ipairs(jobs) do
       last[tonumber(job.priority)] = score(job.priority, job.place or job.seq)
@@ -118,8 +119,8 @@ if verb == 'lease' or verb == 'permit' then
       first, last = math.min(first, job.seq), math.max(last, job.seq)
     end
     if last - first + 1 == #jobs then
-      for i, entry in ipairs(call('XRANGE', LOG, first .. '-0', last .. '-0')) do
-        bodies[first + i - 1] = entry[2]
+      for _, entry in ipairs(call('XRANGE', LOG, first .. '-0', last .. '-0')) do
+        bodies[entry[1]] = entry[2]
       end
     end
     return bodies
@@ -143,7 +144,7 @@ if verb == 'lease' or verb == 'permit' then
     end
     local bodies = #jobs > 0 and bodies_of(jobs)
     for _, job in ipairs(jobs) do
-      answer[#answer + 1] = row(job, bodies[number(job.seq)], until_text)
+      answer[#answer + 1] = row(job, bodies[job.seq .. '-0'], until_text)
       local key = JOB .. job.id
       call('HSET', key, 'status', 'RUNNING', 'lease', lease, 'worker_id', owner, 'started_at', now_text)
       if permitted then call('HSET', key, 'permit', queue) elseif job.permit then call('HDEL', key, 'permit') end
@@ -165,10 +166,23 @@ end
 -- -> 0 lost, 1 held, 2 to be stopped; with a space and the queue after it, if a permit has to be extended too
 if verb == 'extend' then
   even_if_full()
-  local answer, until_text = {}, string.format('%d', now + tonumber(take()))
+  local answer, until_text = {}, string.format('%d', now + take())
+  local several, limited = number(call('GET', root .. ':shards')) > 1, {}
+
+  -- Whether a job needs a permit: it was leased by one, or its queue has got a limit since.
+  local function permit_of(id, permit, queue)
+    if permit or not several then return permit end
+    if limited[queue] == nil then
+      local record = record_of(queue)
+      limited[queue] = record ~= nil and record ~= false and number(record.max_workers) > 0
+    end
+    if limited[queue] then call('HSET', JOB .. id, 'permit', queue, 'odd', 1) end
+    return limited[queue] and queue
+  end
+
   while at < #ARGV do
     local id, lease, n = take(), take(), tonumber(take())
-    local found = call('HMGET', JOB .. id, 'status', 'lease', 'cancel_requested', 'permit')
+    local found = call('HMGET', JOB .. id, 'status', 'lease', 'cancel_requested', 'permit', 'queue')
     local held = found[1] == 'RUNNING' and found[2] == lease
     if held then
       enter(':leases', until_text, id)
@@ -176,7 +190,8 @@ if verb == 'extend' then
     end
     at = at + 2 * n
     local code = held and (found[3] and 2 or 1) or 0
-    answer[#answer + 1] = held and found[4] and code .. ' ' .. found[4] or code
+    local permit = held and permit_of(id, found[4], found[5] or DEFAULTS.queue)
+    answer[#answer + 1] = permit and code .. ' ' .. permit or code
   end
   return done(answer)
 end

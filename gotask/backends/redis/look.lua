@@ -11,13 +11,23 @@ end
 -- page: queue, status, type, worker, unique key, after, before, cursor ('' for any), then how many matches to skip and to answer
 -- -> where to go on ('' at the end), how many are still to skip, rows. Looks at so many jobs, then wants to be called again
 if verb == 'page' then
+  local queue, status, kind, worker, unique, after, before = unpack(ARGV, at + 1, at + 7)
+  local cursor, skip, n = tonumber(ARGV[at + 8]), tonumber(ARGV[at + 9]), tonumber(ARGV[at + 10])
+
+  local function equal(wanted, value)
+    return wanted == '' or wanted == value
+  end
+
   -- The next jobs of one state, or of all, whose seq is below `cursor`, newest first: {seq, id, body if it was read too}.
   local function below(status, cursor)
     local jobs = {}
-    if status == 'RUNNING' then
+    if status == 'RUNNING' then -- all at once, so that what a filter leaves is little
       for _, id in ipairs(call('ZRANGE', root .. ':leases', 0, -1)) do
-        local seq = tonumber(call('HGET', JOB .. id, 'seq'))
-        if seq and (not cursor or seq < cursor) then jobs[#jobs + 1] = {seq, id} end
+        local found = call('HMGET', JOB .. id, 'seq', 'worker_id', 'queue')
+        local seq = tonumber(found[1])
+        if seq and (not cursor or seq < cursor) and equal(worker, found[2]) and equal(queue, found[3] or DEFAULTS.queue) then
+          jobs[#jobs + 1] = {seq, id}
+        end
       end
       table.sort(jobs, function(a, b) return a[1] > b[1] end)
     elseif RARE[status] then
@@ -35,13 +45,6 @@ if verb == 'page' then
     return jobs
   end
 
-  local function equal(wanted, value)
-    return wanted == '' or wanted == value
-  end
-
-  local queue, status, kind, worker, unique, after, before = unpack(ARGV, at + 1, at + 7)
-  local cursor, skip, n = tonumber(ARGV[at + 8]), tonumber(ARGV[at + 9]), tonumber(ARGV[at + 10])
-
   local function matches(job, body)
     return equal(status, job.status) and equal(queue, job.queue) and equal(worker, job.worker_id)
       and equal(unique, job.unique_key) and equal(kind, body[6])
@@ -53,6 +56,7 @@ if verb == 'page' then
     local found = below(status, cursor)
     if not found[1] then return {'', skip, rows} end
     for _, one in ipairs(found) do
+      if looked == LOOK_MOST then break end
       looked, cursor = looked + 1, one[1]
       local job = load(one[2])
       local body = one[3] or body_of(one[1])

@@ -5,7 +5,8 @@ handed back when that ends; one that nobody extends lapses like a lease.
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 from gotask.backends.redis.script import MICROSECONDS
@@ -15,6 +16,7 @@ from gotask.model import Job, Queue
 
 FRESH_S: Final = 1.0  #: seconds that it is remembered which queues have limits
 
+Reserved = dict[str, tuple[str, int]]  #: queue -> token, and for how many jobs it is good
 Run = Callable[..., Any]  #: root, verb, arguments -> answer
 
 
@@ -23,6 +25,7 @@ class Permits:
         self._shards = shards
         self._run = run
         self._records = records
+        self._owed: Reserved = {}  # reservations that were neither given to jobs nor back
         self._limited: frozenset[str] = frozenset()
         self._read_at = float("-inf")
 
@@ -32,10 +35,25 @@ class Permits:
             self._read_at = monotonic()
         return queue in self._limited
 
-    def reserve(self, queue: str, want: int, lease_s: float) -> tuple[str, int]:
-        """A token, and for how many jobs it is good."""
-        token = os.urandom(8).hex()
-        return token, int(self._run(self._shards.of(queue), "permit", queue, token, want, round(lease_s * MICROSECONDS)))
+    @contextmanager
+    def reserved(self, wants: Mapping[str, int], lease_s: float) -> Iterator[Reserved]:
+        """Reservations for those of the queues that have limits. What is left of them at the end goes back: at once, or, if
+        the store does not answer, before the next.
+        """
+        for queue, (token, n) in list(self._owed.items()):
+            self.give(queue, token, n, [], lease_s)
+            del self._owed[queue]
+        made: Reserved = {}
+        try:
+            for queue, want in wants.items():
+                if self.needed(queue):
+                    token = os.urandom(8).hex()
+                    made[queue] = (token, want)  # until it is known how many, as many as it may have been
+                    arguments = (queue, token, want, round(lease_s * MICROSECONDS))
+                    made[queue] = (token, int(self._run(self._shards.of(queue), "permit", *arguments)))
+            yield made
+        finally:
+            self._owed |= made
 
     def give(self, queue: str, token: str, reserved: int, jobs: Sequence[Job], lease_s: float) -> None:
         """Turn a reservation into the permits of the jobs that were leased; what is left over goes back."""

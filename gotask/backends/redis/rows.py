@@ -66,7 +66,6 @@ def _reader(kind: Any) -> Callable[[bytes], Any]:
 _FIELDS: Final = {
     name.encode(): (name, _reader(KINDS[name])) for name in NAMES if get_origin(KINDS[name]) is not dict and name not in MORE
 }
-_UNTOLD: Final = (b"seq", b"place", b"permit", b"odd")  # what only the script needs
 
 
 def read(row: Flat) -> Job:
@@ -77,8 +76,9 @@ def read(row: Flat) -> Job:
         job.due_at = from_epoch(float(row[5]) / MICROSECONDS)
     for at in range(6, len(row), 2):
         field = row[at]
-        if field not in _UNTOLD:
-            name, convert = _FIELDS[field]
+        found = _FIELDS.get(field)
+        if found is not None:  # else what only the script needs, or a newer version
+            name, convert = found
             setattr(job, name, convert(row[at + 1]))
     for latest in (job.started_at, job.completed_at):
         if latest is not None and latest > job.updated_at:  # type: ignore[operator]

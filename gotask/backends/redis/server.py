@@ -37,7 +37,7 @@ class Server:
         self.shards = Shards(address.prefix, address.shards)
         self._guard = threading.Lock()
         self._line: Line = open_line(address)
-        self._checked = False
+        self._checked = self._known = False  # since the last reconnect, and ever
         self._closed = False
 
     def run(self, root: str, *arguments: Any) -> Any:
@@ -86,6 +86,10 @@ class Server:
                 self._check()
             except SAID as error:
                 raise self._translated(error) from error
+            except NotConfigured as error:  # of a server that was good before: what runs goes on asking, and says so
+                if self._known:
+                    raise BackendDown(str(error), retry_after=FULL_RETRY_S, refused=True) from error
+                raise
         return self._line
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
@@ -105,7 +109,7 @@ class Server:
                     f"{self.address.shards}: that number is fixed for as long as a store lives, so say shards={stored}, "
                     "or another prefix."
                 )
-        self._checked = True
+        self._checked = self._known = True
 
     def _check_server(self, info: Info) -> None:
         """Refuse a server that is too old, or may evict jobs."""
@@ -141,6 +145,7 @@ class Server:
             return BackendDown(f"{at} refused ({text}); the outcome is unknown, so try again with the same id.")
         with self._guard:
             self._line.forget()
+            self._checked = False  # it may be another server that answers next
         if isinstance(error, said.ReadOnlyError):
             return BackendDown(f"{at} is a replica, and takes no writes; a failover may be under way, so try again.")
         if isinstance(error, MasterNotFoundError):

@@ -15,14 +15,23 @@ if verb == 'claim' then
   return id
 end
 
--- unclaim: unique key, id
+-- unclaim: unique key, id, unique key, id ...
 if verb == 'unclaim' then
-  local key, id = take(), take()
-  if call('HGET', root .. ':claims', key) == id then call('HDEL', root .. ':claims', key) end
+  while at < #ARGV do
+    local key, id = take(), take()
+    if call('HGET', root .. ':claims', key) == id then call('HDEL', root .. ':claims', key) end
+  end
   return 1
 end
 
--- freed: n -> key, id ... of jobs that have ended, told once
+-- swept: n, key and id of the first: the first n of :freed were dealt with, unless somebody else has said so
+if verb == 'swept' then
+  local n, key, id = take(), take(), take()
+  if call('LINDEX', root .. ':freed', 0) == id .. ' ' .. key then call('LTRIM', root .. ':freed', n, -1) end
+  return 1
+end
+
+-- freed: n -> key, id ... of jobs that have ended
 if verb == 'freed' then
   local answer = {}
   for _, entry in ipairs(call('LRANGE', root .. ':freed', 0, ARGV[3] - 1)) do
@@ -30,16 +39,15 @@ if verb == 'freed' then
     answer[#answer + 1] = key
     answer[#answer + 1] = id
   end
-  call('LTRIM', root .. ':freed', ARGV[3], -1)
   return answer
 end
 
 -- permitted: queue, token, how many were reserved with it, lease (microseconds), then ids that run by them from now on
 if verb == 'permitted' then
   local queue, token, reserved, until_text = take(), take(), tonumber(take()), string.format('%d', now + take())
-  local unused = reserved - (#ARGV - at)
+  local unused = -(#ARGV - at)
   for i = 1, reserved do
-    leave(':permits:' .. queue, token .. ' ' .. i)
+    unused = unused + call('ZREM', root .. ':permits:' .. queue, token .. ' ' .. i)
   end
   while at < #ARGV do
     enter(':permits:' .. queue, until_text, take())
