@@ -18,9 +18,11 @@ from redis.connection import AbstractConnection, ConnectionPool
 from redis.retry import Retry
 
 from gotask.backends.redis.address import Address
+from gotask.clock import monotonic
 
 CONNECT_S: Final = 1.0  #: seconds for a connection to be made
 MADE_MOST: Final = 2**31  #: connections that redis-py may make: it counts ours and never sees one end, and stops at 100
+FRESH_S: Final = 0.02  #: seconds after its last use in which a connection is not asked whether it still is one
 WAIT_SHARE: Final = 0.8  #: part of a call's deadline that replicas may take
 AHEAD: Final = 1  #: commands sent before the answer to the one before them is read
 Info = dict[str, Any]
@@ -82,7 +84,7 @@ class ServerLine:
     def __init__(self, address: Address) -> None:
         self._client = _client(address)
         self._pool: ConnectionPool = self._client.connection_pool
-        self._free: list[AbstractConnection] = []
+        self._free: list[tuple[AbstractConnection, float]] = []  # and when it was last used
         self._patience_ms = int(address.timeout * WAIT_SHARE * 1000)
         self._process = os.getpid()
 
@@ -104,7 +106,7 @@ class ServerLine:
         except BaseException:
             link.disconnect()
             raise
-        self._free.append(link)
+        self._free.append((link, monotonic()))
 
     def _wait_for(self, replicas: int) -> bytes:
         words: tuple[Any, ...] = ("WAIT", replicas, self._patience_ms)
@@ -116,11 +118,11 @@ class ServerLine:
             self._free, self._process = [], os.getpid()
         while self._free:
             try:
-                link = self._free.pop()
+                link, used_at = self._free.pop()
             except IndexError:  # another thread was quicker
                 break
             try:
-                if not link.can_read(timeout=0):  # else Redis has said goodbye
+                if monotonic() - used_at < FRESH_S or not link.can_read(timeout=0):  # else Redis has said goodbye
                     return link
             except (said.RedisError, OSError):
                 pass
@@ -140,7 +142,7 @@ class ServerLine:
 
     def forget(self) -> None:
         free, self._free = self._free, []
-        for link in free:
+        for link, _ in free:
             link.disconnect()
         self._pool.disconnect(inuse_connections=False)
 
