@@ -191,9 +191,8 @@ class Dispatcher:
     def _settled(self, settlements: Sequence[Settlement], held: Sequence[bool], tickets: Collection[int]) -> None:
         fenced = len(held) - sum(held)
         if fenced:
-            log.warning(
-                "%d endings were refused: the jobs were taken away, or an answer lost; only what is stored counts.", fenced
-            )
+            why = "had been taken away before they were settled, or an earlier answer was lost"
+            log.warning("%d jobs %s; what is stored of them counts.", fenced, why)
         if any(settlement.event is Event.RELEASE for settlement in settlements):
             self._leaser.more()
         if tickets:
