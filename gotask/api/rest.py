@@ -112,6 +112,7 @@ class Edge:
         if self._probing is None or self._probing.done():
             loop = asyncio.get_running_loop()
             self._probing = loop.run_in_executor(self._probe, _encoded, self.service, call, {})
+            self._probing.add_done_callback(lambda late: late.cancelled() or late.exception())  # looked at, if nobody waits
         done, _ = await asyncio.wait([self._probing], timeout=READY_S)
         if not done:
             raise BackendDown(f"The store did not answer within {READY_S:g} seconds.")
