@@ -30,7 +30,7 @@ from tests.e2e.conftest import ROOT, Ground, command, one_line
             ["up", "-storage=redis", "-redis-addr=127.0.0.1:1"],
             "gotask: Redis at redis://127.0.0.1:1 cannot be reached (",
         ),
-        ("gotask", ["up", "-storage=redis://h?shard=2"], "gotask: The storage redis://h?shard=2 cannot be used: there is no "),
+        ("gotask", ["up", "-storage=redis://h?shard=2"], "gotask: The storage redis://h cannot be used: there is no "),
         ("gotask", ["job", "submit", "echo", "--payload", "{"], "gotask: --payload is not JSON: "),
         (
             "gotask",
