@@ -64,8 +64,12 @@ class Redis:
         verb: str,
         *first: Any,
         weigh: Callable[[int], int] = lambda _: 0,
+        read: Callable[[Any, int], Any] = lambda answer, _: answer,
     ) -> list[Any]:
-        """Run a verb for many jobs at their shards, `arguments` giving those of each position; answers in the same order."""
+        """Run a verb for many jobs at their shards, `arguments` giving those of each position; answers in the same order.
+
+        Answers are made by `read`, given the script's and the position, while Redis is at the next piece.
+        """
         answers: list[Any] = [None] * len(ids)
         replicas = self._server.address.wait if verb == "enqueue" else 0
         for root, positions in self._shards.groups(ids):
@@ -73,7 +77,7 @@ class Redis:
             calls = ([verb, self._time(), *first, *(part for at in piece for part in arguments(at))] for piece in pieces)
             for piece, found in zip(pieces, self._server.run_all(root, calls, replicas), strict=True):
                 for at, answer in zip(piece, found, strict=True):
-                    answers[at] = answer
+                    answers[at] = read(answer, at)
         return answers
 
     @property
@@ -85,13 +89,13 @@ class Redis:
         names = [new.id or next(made) for new in jobs]
         if self._shards.several and any(new.unique_key is not None for new in jobs):
             return self._enqueue_claimed(jobs, names)
-        answers = self._each(
+        return self._each(
             names,
             lambda at: rows.enqueue_arguments(names[at], jobs[at]),
             "enqueue",
             weigh=lambda at: len(bytes(jobs[at].payload)),
+            read=lambda answer, at: rows.read_enqueued(answer, names[at], jobs[at]),
         )
-        return [rows.read_enqueued(answer, id, new) for answer, id, new in zip(answers, names, jobs, strict=True)]
 
     def _enqueue_claimed(self, jobs: Sequence[NewJob], names: Sequence[str]) -> list[Enqueued]:
         """One by one, those with a unique key once they hold it."""
@@ -273,6 +277,9 @@ class Redis:
 def _pieces(positions: Sequence[int], weigh: Callable[[int], int]) -> Iterator[Sequence[int]]:
     """Cut into pieces, each small enough for one call."""
     start, weight = 0, 0
+    if len(positions) == 1:
+        yield positions
+        return
     for end, at in enumerate(positions):
         weight += weigh(at)
         if end - start == PIECE or (weight > PIECE_BYTES and end > start):
