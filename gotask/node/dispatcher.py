@@ -305,6 +305,7 @@ class Dispatcher:
     def _farewell(self) -> None:
         self._bell.close()
         self._settler.close()
+        self._agenda.at_once("recover")  # nobody will look again
         try:
             self._recover()
             self._registry.leave()

@@ -237,6 +237,25 @@ def test_what_a_lost_answer_had_leased_starts_as_soon_as_the_store_answers(bench
     assert bench.front.calls["find"] == before
 
 
+def test_a_node_that_ends_looks_once_more_for_what_a_lost_answer_had_leased(bench: Bench) -> None:
+    # Given a node that lost an answer and has looked for what it had leased
+    bench.turn()
+    bench.front.store.enqueue_many([NewJob(type="work", queue="work")])
+    bench.node._leaser.more()
+    bench.front.after = "lease"
+    bench.turn()
+    bench.turn()
+    # When the store hears its lease only now, and the node ends
+    bench.node.draining = True
+    bench.front.store.enqueue_many([NewJob(type="work", queue="work")])
+    [late] = bench.front.store.lease({"work": 1}, "node", LEASE_S)
+    bench.node._farewell()
+    # Then nobody has to wait for a lapse
+    found = bench.front.store.get_many([late.id])[0]
+    assert found is not None
+    assert (found.status, found.crashes) == (State.PENDING, 0)
+
+
 def test_what_has_ended_and_is_not_yet_written_down_is_not_given_back(bench: Bench) -> None:
     # Given a job whose end the store has not heard of
     bench.turn()
