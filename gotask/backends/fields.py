@@ -10,10 +10,12 @@ from typing import Any, Final, get_args, get_type_hints
 
 from msgspec.structs import fields
 
+from gotask.errors import InvalidInput
 from gotask.model import ERROR_MAX, Job, JobBody, NewJob, Rules
-from gotask.states import State
+from gotask.states import Event, State
 
 NAMES: Final = tuple(field.name for field in fields(Job))
+BY_HAND: Final = (Event.CANCEL, Event.REVIVE)  #: what people may ask of a job
 BODY: Final = tuple(field.name for field in fields(JobBody))
 
 
@@ -66,6 +68,12 @@ def same_body(new: NewJob, job: Job) -> bool:
         for name in BODY
         if name != "id"
     )
+
+
+def check_by_hand(event: Event) -> None:
+    """Raise InvalidInput for an event that only the holder of a job's lease can ask for."""
+    if event not in BY_HAND:
+        raise InvalidInput(f"{event.value} is settled by the holder of the lease; by hand a job can be cancelled or revived.")
 
 
 def cut(text: str | None) -> str | None:

@@ -18,7 +18,6 @@ from gotask.settings import ClientSettings, ServerSettings, WorkerSettings, cpu_
 SQLITE_LEAST: Final = (3, 51, 3)  #: older libraries can corrupt a database when its WAL is reset
 SHM_LEAST: Final = 64 * 2**20  #: bytes; a node's segment and a memory store want about this
 DISK_LEAST: Final = 64 * 2**20  #: bytes; the log of an embedded store alone may take a third of it
-SAFE_POLICY: Final = "noeviction"  #: the only maxmemory-policy that never deletes a job
 TRIP_MOST_S: Final = 0.05  #: seconds to a Redis and back, above which it is too far away
 CLOCK_MOST_S: Final = 1.0  #: seconds that its clock may differ before people wonder why a job starts early or late
 MEMORY_SHARE: Final = 0.8  #: part of maxmemory in use, above which to warn
@@ -117,6 +116,7 @@ def redis(url: str) -> Iterator[Finding]:
         return
     try:
         from gotask.backends.redis import facts
+        from gotask.backends.redis.server import POLICY
 
         found = facts.look(url)
     except (GotaskError, ModuleNotFoundError):
@@ -125,9 +125,9 @@ def redis(url: str) -> Iterator[Finding]:
     servers = f" on {len(found)} servers" if len(found) > 1 else ""
     versions = ", ".join(sorted({one.version for one in found}))
     yield Finding("redis", "bad" if old else "ok", f"{versions}{servers}{': older than GoTask needs' if old else ''}")
-    evicts = sorted({one.policy for one in found} - {SAFE_POLICY})
-    advice = f"{', '.join(evicts)} may delete jobs: redis-cli config set maxmemory-policy {SAFE_POLICY}"
-    yield Finding("policy", "bad" if evicts else "ok", advice if evicts else SAFE_POLICY)
+    evicts = sorted({one.policy for one in found} - {POLICY})
+    advice = f"{', '.join(evicts)} may delete jobs: redis-cli config set maxmemory-policy {POLICY}"
+    yield Finding("policy", "bad" if evicts else "ok", advice if evicts else POLICY)
     yield persistence(all(one.log for one in found), all(one.log_works for one in found), min(one.replicas for one in found))
     trip = max(one.trip_s for one in found)
     far = ": far for a storage, since every batch waits so long" if trip > TRIP_MOST_S else ""

@@ -1,6 +1,7 @@
 """Several Redis servers that act as one: a Cluster of masters, and a master with a replica under Sentinels."""
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import ClassVar, Final, Self
@@ -19,7 +20,34 @@ FAILOVER_S: Final = 60.0  #: seconds in which a fleet must have got over a loss,
 SENTINEL_PACE: Final = {"INFO-PERIOD": 500, "PUBLISH-PERIOD": 300, "TILT-PERIOD": 3_000}
 
 
-class Cluster:
+class Fleet(ABC):
+    """Servers that start and end together."""
+
+    @abstractmethod
+    def members(self) -> Sequence[Redis]:
+        """All of them; they are ended in reverse order."""
+
+    @abstractmethod
+    def start(self) -> None: ...
+
+    def stop(self) -> None:
+        with ExitStack() as each:
+            for one in self.members():
+                each.callback(one.stop)
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+class Cluster(Fleet):
     """Masters without replicas, which share all slots evenly. `settings` are for each of them."""
 
     def __init__(self, folder: Path, masters: int = 3, **settings: Setting) -> None:
@@ -64,21 +92,8 @@ class Cluster:
         slot: int = self.nodes[0].command("CLUSTER", "KEYSLOT", key)
         return self.nodes[slot // self._share]
 
-    def stop(self) -> None:
-        with ExitStack() as each:
-            for node in self.nodes:
-                each.callback(node.stop)
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
+    def members(self) -> Sequence[Redis]:
+        return self.nodes
 
 
 class Sentinel(Redis):
@@ -92,7 +107,7 @@ class Sentinel(Redis):
         self.command("SENTINEL", "DEBUG", *(word for pair in SENTINEL_PACE.items() for word in pair))
 
 
-class Sentinels:
+class Sentinels(Fleet):
     """A master, a replica, and three Sentinels of which two must agree that the master is gone.
 
     Their settings are hasty: a master is gone after `down_after_ms` without an answer. `settings` are for the two servers.
@@ -175,18 +190,5 @@ class Sentinels:
         facts = dict(zip(replica[::2], replica[1::2], strict=True))
         return bool(facts["flags"] == "slave" and facts["master-link-status"] == "ok")
 
-    def stop(self) -> None:
-        with ExitStack() as each:
-            for one in (*self.servers, *self.sentinels):  # called back in reverse: the watchers end before they can act
-                each.callback(one.stop)
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
+    def members(self) -> Sequence[Redis]:
+        return (*self.servers, *self.sentinels)  # ended in reverse: the watchers before they can act

@@ -14,6 +14,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from gotask.backends import Backend, ids
+from gotask.backends.fields import check_by_hand
 from gotask.backends.redis import pages, rows
 from gotask.backends.redis.address import parse
 from gotask.backends.redis.claims import Claims
@@ -22,7 +23,6 @@ from gotask.backends.redis.script import MICROSECONDS
 from gotask.backends.redis.server import Server
 from gotask.backends.redis.shards import named
 from gotask.backends.redis.watch import RedisWatch
-from gotask.errors import InvalidInput
 from gotask.model import Beat, Enqueued, Filter, Held, Job, NewJob, Page, Queue, Record, Settlement, Tick, Worker
 from gotask.states import RULES, Event, State
 
@@ -32,7 +32,6 @@ PIECE: Final = 200  #: jobs in one call of the script, lest others wait for it
 PIECE_BYTES: Final = 4_194_304  #: bytes of payloads or results in one call, for the same reason
 AFTER_TIMEOUT_S: Final = 2.0  #: seconds after which a producer whose call timed out has surely given up
 _HELD: Final = (Held.LOST, Held.HELD, Held.CANCEL)
-_BY_HAND: Final = (Event.CANCEL, Event.REVIVE)
 
 
 def open(url: str, clock: Callable[[], float] | None = None) -> "Redis":
@@ -88,7 +87,10 @@ class Redis:
         made = iter(ids.make(sum(not new.id for new in jobs)))
         names = [new.id or next(made) for new in jobs]
         if self._shards.several and any(new.unique_key is not None for new in jobs):
-            return self._enqueue_claimed(jobs, names)
+            return self._enqueue_claimed(names, jobs)
+        return self._enqueue(names, jobs)
+
+    def _enqueue(self, names: Sequence[str], jobs: Sequence[NewJob]) -> list[Enqueued]:
         return self._each(
             names,
             lambda at: rows.enqueue_arguments(names[at], jobs[at]),
@@ -97,18 +99,14 @@ class Redis:
             read=lambda answer, at: rows.read_enqueued(answer, names[at], jobs[at]),
         )
 
-    def _enqueue_claimed(self, jobs: Sequence[NewJob], names: Sequence[str]) -> list[Enqueued]:
+    def _enqueue_claimed(self, names: Sequence[str], jobs: Sequence[NewJob]) -> list[Enqueued]:
         """One by one, those with a unique key once they hold it."""
-        answers = []
+        answers: list[Enqueued] = []
         for id, new in zip(names, jobs, strict=True):
-            known = self._get(id) is not None  # then the job that stands is the answer
-            holder = None if known or new.unique_key is None else self._claims.claim(new.unique_key, id)
-            if holder is None:
-                flat = rows.enqueue_arguments(id, new)
-                (answer,) = self._each([id], lambda _, flat=flat: flat, "enqueue")  # type: ignore[misc]
-                answers.append(rows.read_enqueued(answer, id, new))
-            else:
-                answers.append(Enqueued("duplicate", holder))
+            holder = None
+            if new.unique_key is not None and self._get(id) is None:  # else the job that stands is the answer
+                holder = self._claims.claim(new.unique_key, id)
+            answers += self._enqueue([id], [new]) if holder is None else [Enqueued("duplicate", holder)]
         return answers
 
     def lease(self, wants: Mapping[str, int], owner: str, lease_s: float) -> list[Job]:
@@ -183,14 +181,11 @@ class Redis:
         for root in self._shards.roots:
             done = rows.read_tick(self._run(root, "tick", limit))
             limit -= done.promoted + done.lapsed + done.expired + done.pruned
-            following = [one for one in (total.next_in, done.next_in) if one is not None]
-            total = Tick(
-                total.promoted + done.promoted,
-                total.lapsed + done.lapsed,
-                total.expired + done.expired,
-                total.pruned + done.pruned,
-                min(following, default=None),
-            )
+            total.promoted += done.promoted
+            total.lapsed += done.lapsed
+            total.expired += done.expired
+            total.pruned += done.pruned
+            total.next_in = min((one for one in (total.next_in, done.next_in) if one is not None), default=None)
         if self._shards.several:
             self._claims.sweep()
         return total
@@ -199,8 +194,7 @@ class Redis:
         return RedisWatch(self._server, topics)
 
     def move_many(self, ids: Sequence[str], event: Event, reason: str | None = None) -> list[bool]:
-        if event not in _BY_HAND:
-            raise InvalidInput(f"{event.value} is settled by the holder of the lease; by hand: cancel, revive.")
+        check_by_hand(event)
         if self._shards.several and event is Event.REVIVE:
             return [not self._key_is_taken(id) and self._move([id], event, reason) == [True] for id in ids]
         return self._move(ids, event, reason)

@@ -18,9 +18,6 @@ from msgspec import Struct
 from gotask.errors import NotConfigured
 from gotask.log import scrub
 
-SCHEMES: Final = (
-    "redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster",
-)  # fmt: skip
 PORT: Final = 6379
 SENTINEL_PORT: Final = 26379
 SHARDS_MAX: Final = 1024

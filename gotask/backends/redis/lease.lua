@@ -82,7 +82,8 @@ if verb == 'lease' or verb == 'permit' then
     return found[2] and PRIORITIES - 1 - math.floor(tonumber(found[2]) / 2 ^ 49)
   end
 
-  -- The next n in order, and whether they are the first of the queue; those whose turn of ageing falls among them go to the oldest of the rest, whatever its priority.
+  -- The next n in order, and whether they are the first of the queue; those whose turn of ageing falls among them go to the
+  -- oldest of the rest, whatever its priority.
   local function pick(queue, n, leased)
     local aged = math.floor((leased + n) / AGEING) - math.floor(leased / AGEING)
     local highest, lowest
@@ -174,7 +175,7 @@ if verb == 'extend' then
     if permit or not several then return permit end
     if limited[queue] == nil then
       local record = record_of(queue)
-      limited[queue] = record ~= nil and record ~= false and number(record.max_workers) > 0
+      limited[queue] = record and number(record.max_workers) > 0
     end
     if limited[queue] then call('HSET', JOB .. id, 'permit', queue, 'odd', 1) end
     return limited[queue] and queue

@@ -126,7 +126,7 @@ class ServerLine:
         words: tuple[Any, ...] = ("WAIT", replicas, self._patience_ms)
         return pack_command(words)
 
-    def _take(self) -> "Link":
+    def _take(self) -> Link:
         """A connection that is free and still connected, else a new one."""
         if self._process != os.getpid():
             self._free, self._process = [], os.getpid()

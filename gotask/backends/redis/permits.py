@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
-from gotask.backends.redis.script import MICROSECONDS
+from gotask.backends.redis.rows import micros_of
 from gotask.backends.redis.shards import Shards
 from gotask.clock import monotonic
 from gotask.model import Job, Queue
@@ -49,7 +49,7 @@ class Permits:
                 if self.needed(queue):
                     token = os.urandom(8).hex()
                     made[queue] = (token, want)  # until it is known how many, as many as it may have been
-                    arguments = (queue, token, want, round(lease_s * MICROSECONDS))
+                    arguments = (queue, token, want, micros_of(lease_s))
                     made[queue] = (token, int(self._run(self._shards.of(queue), "permit", *arguments)))
             yield made
         finally:
@@ -58,12 +58,12 @@ class Permits:
     def give(self, queue: str, token: str, reserved: int, jobs: Sequence[Job], lease_s: float) -> None:
         """Turn a reservation into the permits of the jobs that were leased; what is left over goes back."""
         ids = [job.id for job in jobs]
-        self._run(self._shards.of(queue), "permitted", queue, token, reserved, round(lease_s * MICROSECONDS), *ids)
+        self._run(self._shards.of(queue), "permitted", queue, token, reserved, micros_of(lease_s), *ids)
 
     def extend(self, held: Mapping[str, Sequence[str]], lease_s: float) -> None:
         """Extend the permits of jobs, given as queue -> ids."""
         for queue, ids in held.items():
-            self._run(self._shards.of(queue), "permitted", queue, "", 0, round(lease_s * MICROSECONDS), *ids)
+            self._run(self._shards.of(queue), "permitted", queue, "", 0, micros_of(lease_s), *ids)
 
     def hand_back(self, ended: Mapping[str, Sequence[str]]) -> None:
         """The jobs, given as queue -> ids, run no more."""

@@ -18,6 +18,7 @@ from gotask.errors import BackendDown, NotConfigured
 OLDEST: Final = (6, 2)  #: version of Redis
 #: what a line raises
 SAID: Final = (said.RedisError, said.RedisClusterException, TooFewReplicas, OSError)
+POLICY: Final = "noeviction"  #: the only maxmemory-policy that never deletes a job
 FULL_RETRY_S: Final = 5.0  #: seconds that a producer should wait when Redis is full
 #: an answer, or the name of an error, that no trying again will change -> what is wrong in the URL
 MISTAKES: Final = {
@@ -118,11 +119,11 @@ class Server:
                 f"Redis at {self.address.shown} has version {info.get('redis_version')}; GoTask needs Redis "
                 f"{'.'.join(map(str, OLDEST))} or later, or Valkey."
             )
-        policy = info.get("maxmemory_policy", "noeviction")
-        if policy != "noeviction":
+        policy = info.get("maxmemory_policy", POLICY)
+        if policy != POLICY:
             raise NotConfigured(
                 f"Redis at {self.address.shown} may delete jobs when its memory is full (maxmemory-policy {policy}); "
-                "set it to noeviction: redis-cli config set maxmemory-policy noeviction, and the same in redis.conf."
+                f"set it to {POLICY}: redis-cli config set maxmemory-policy {POLICY}, and the same in redis.conf."
             )
 
     def _translated(self, error: Exception) -> BackendDown | NotConfigured:

@@ -6,6 +6,7 @@ from typing import Any
 
 import apsw
 
+from gotask.backends.fields import check_by_hand
 from gotask.backends.sqlite import sql
 from gotask.backends.sqlite.dues import drop
 from gotask.backends.sqlite.intake import read_job
@@ -17,13 +18,11 @@ from gotask.model import Filter, Job, Page
 from gotask.states import RULES, Event, State
 
 _RUNNING = RULES[Event.LEASE].to
-_BY_HAND = (Event.CANCEL, Event.REVIVE)
 
 
 def move(txn: Txn, ids: Sequence[str], event: Event, reason: str | None) -> list[bool]:
     """CANCEL or REVIVE each; False where RULES has no such way, or a revived job's unique key is taken."""
-    if event not in _BY_HAND:
-        raise InvalidInput(f"{event.value} is settled by the holder of the lease; by hand a job can be cancelled or revived.")
+    check_by_hand(event)
     found = standing(txn.db, ids)
     answers, keys = [], set[str]()
     for id in ids:
