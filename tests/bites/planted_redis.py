@@ -6,7 +6,7 @@ BITES = [
     Bite(
         "redis: a server that may evict jobs is not refused",
         "gotask/backends/redis/server.py",
-        'if policy != POLICY:',
+        "if policy != POLICY:",
         "if not policy:",
         "tests/conformance/test_redis_refusals.py -k evict",
     ),
