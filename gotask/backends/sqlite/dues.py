@@ -5,14 +5,14 @@ from typing import Any
 
 import apsw
 
+from gotask.backends import moves
 from gotask.backends.sqlite import sql
 from gotask.backends.sqlite.leases import settings
 from gotask.backends.sqlite.link import Txn
-from gotask.backends.sqlite.moves import Standing, bury, finish, note_attempt, queue_up, write
+from gotask.backends.sqlite.moves import Standing, write
 from gotask.backends.sqlite.schema import PRUNED
-from gotask.clock import from_epoch
-from gotask.model import CRASHES_MAX, Job, Tick
-from gotask.states import ON_DUE, RULES, Event
+from gotask.model import Tick
+from gotask.states import ON_DUE
 
 _PRUNED = {state.value: state for state in PRUNED}
 _STATUS, _QUEUE = sql.SETTLE_COLUMNS.index("status"), sql.SETTLE_COLUMNS.index("queue")
@@ -31,16 +31,11 @@ def do(txn: Txn, limit: int) -> Tick:
         at = Standing(row)
         moved.append(at)
         verb = ON_DUE[at.found].verb
-        if verb == "promote":
-            done.promoted += 1
+        if moves.is_due(at.job, txn.now, _dead_letters(txn, at)):
             at.place = 0
-            queue_up(at.job)
-        elif verb == "lapse":
-            done.lapsed += 1
-            _lapse(txn, at)
-        else:
-            done.expired += 1
-            finish(at.job, ON_DUE[at.found].to[0], txn.now)
+        done.promoted += verb == "promote"
+        done.lapsed += verb == "lapse"
+        done.expired += verb == "expire"
     if moved:
         write(txn, moved)
     if gone:
@@ -57,28 +52,10 @@ def drop(db: apsw.Connection, seqs: list[int]) -> None:
     db.execute(sql.DROP_BODIES, (rows,))
 
 
-def _lapse(txn: Txn, at: Standing) -> None:
-    """Its node is gone: try again, or end it if it was to stop or has done this too often."""
-    job = at.job
-    job.crashes += 1
-    if job.cancel_requested:
-        finish(job, RULES[Event.CANCEL].to, txn.now)
-    elif job.crashes >= CRASHES_MAX:
-        _poison(txn, job)
-    else:
-        note_attempt(job, "lapse", from_epoch(txn.now), None)
-        job.progress, job.progress_note = 0.0, None
-        job.reason = "its lease lapsed"
-        at.place = 0
-        queue_up(job)
-
-
-def _poison(txn: Txn, job: Job) -> None:
-    record = settings(txn.db, job.queue)
-    bury(job, record.dead_letter_queue if record is not None else None)
-    job.error = f"Its worker was lost {job.crashes} times while it ran."
-    job.reason = "poison"
-    finish(job, RULES[Event.BURY].to, txn.now)
+def _dead_letters(txn: Txn, at: Standing) -> str | None:
+    """Where a job goes if its lapse ends it."""
+    record = settings(txn.db, at.queue) if at.found is moves.RUNNING else None
+    return record.dead_letter_queue if record is not None else None
 
 
 def next_in(db: apsw.Connection, now: float) -> float | None:

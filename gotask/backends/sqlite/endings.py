@@ -2,22 +2,17 @@
 
 from collections.abc import Sequence
 
-from msgspec import Raw
-
-from gotask.backends.fields import cut
+from gotask.backends import moves
 from gotask.backends.sqlite import sql
 from gotask.backends.sqlite.leases import Memo, settings, some
 from gotask.backends.sqlite.link import Txn
-from gotask.backends.sqlite.moves import Standing, bury, finish, note_attempt, queue_up, standing, wait, write
-from gotask.clock import from_epoch
+from gotask.backends.sqlite.moves import standing, write
 from gotask.model import Settlement
 from gotask.states import KEEP_S, RULES, Event
 
 _ACKED = RULES[Event.ACK].to
 _RUNNING = RULES[Event.LEASE].to
 _KEEP = KEEP_S[_ACKED]
-#: what a job that somebody asked to stop must not go on to
-_GOES_ON = frozenset({Event.RETRY, Event.SNOOZE, Event.RELEASE})
 
 
 class Stale(Exception):
@@ -82,40 +77,13 @@ def _settle_singly(txn: Txn, settlements: list[Settlement], ended: dict[str, int
         held = held and at is not None and at.found is _RUNNING  # a CANCEL of what waits is no ending
         answers.append(held)
         if held and at is not None:
-            _move(at, s, txn.now)
+            moves.settle(at.job, s, txn.now)
             at.moved = True
             moved.append(at)
             ended[at.queue] = ended.get(at.queue, 0) + 1
     if moved:
         write(txn, moved)
     return answers
-
-
-def _move(at: Standing, s: Settlement, now: float) -> None:
-    job, event = at.job, s.event
-    if s.crashed:
-        job.crashes += 1
-    if event is Event.RETRY:
-        job.retry_count += 1
-    if job.cancel_requested and event in _GOES_ON:
-        event = Event.CANCEL
-    to = RULES[event].to
-    if event in _GOES_ON:
-        if event is not Event.RELEASE or s.crashed or s.error or s.reason:
-            note_attempt(job, event.value, from_epoch(now), cut(s.error))
-        job.error = cut(s.error) if s.error is not None or event is not Event.RELEASE else job.error
-        job.reason = s.reason
-        if event is Event.RELEASE:
-            queue_up(job)
-        else:
-            wait(job, to, now + (s.due_in or 0.0))
-        return
-    job.result = None if s.result is None else Raw(s.result)
-    job.error = cut(s.error)
-    job.reason = s.reason if s.reason is not None or event is not Event.CANCEL else job.reason
-    if event is Event.BURY:
-        bury(job, s.queue)
-    finish(job, to, now, s.due_in if event is s.event else None)
 
 
 def _free_places(txn: Txn, ended: dict[str, int]) -> None:

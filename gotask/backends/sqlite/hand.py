@@ -6,12 +6,13 @@ from typing import Any
 
 import apsw
 
+from gotask.backends import moves
 from gotask.backends.fields import check_by_hand
 from gotask.backends.sqlite import sql
 from gotask.backends.sqlite.dues import drop
 from gotask.backends.sqlite.intake import read_job
 from gotask.backends.sqlite.link import Txn
-from gotask.backends.sqlite.moves import Standing, finish, known, note_attempt, standing, write
+from gotask.backends.sqlite.moves import Standing, known, standing, write
 from gotask.clock import to_epoch
 from gotask.errors import InvalidInput
 from gotask.model import Filter, Job, Page
@@ -31,36 +32,18 @@ def move(txn: Txn, ids: Sequence[str], event: Event, reason: str | None) -> list
         if possible and at is not None and event is Event.REVIVE:
             possible = _key_is_free(txn, at, keys)
         if possible and at is not None:
-            _cancel(txn, at, reason) if event is Event.CANCEL else _revive(at, reason)
+            if event is Event.CANCEL:
+                moves.cancel(at.job, reason, txn.now)
+                txn.node |= at.found is _RUNNING
+            else:
+                moves.revive(at.job, reason)
+                at.place = 0
             at.moved = True
         answers.append(possible)
     moved = [at for at in found.values() if at.moved]
     if moved:
         write(txn, moved)
     return answers
-
-
-def _cancel(txn: Txn, at: Standing, reason: str | None) -> None:
-    job = at.job
-    job.reason = reason if reason is not None else job.reason
-    if at.found is _RUNNING:
-        job.cancel_requested = True
-        txn.node = True
-    else:
-        finish(job, RULES[Event.CANCEL].to, txn.now)
-
-
-def _revive(at: Standing, reason: str | None) -> None:
-    job = at.job
-    if job.started_at is not None:  # the last run was told by the job's own fields, which start anew
-        note_attempt(job, at.found.value.lower(), job.completed_at, job.error)
-    job.status = RULES[Event.REVIVE].to
-    job.queue, job.origin_queue = job.origin_queue or job.queue, None
-    job.retry_count = job.crashes = 0
-    job.expires_at = job.due_at = job.started_at = job.completed_at = None
-    job.result = job.error = job.worker_id = job.progress_note = None
-    job.reason, job.progress, job.cancel_requested = reason, 0.0, False
-    at.place = 0
 
 
 def _key_is_free(txn: Txn, at: Standing, keys: set[str]) -> bool:

@@ -1,12 +1,6 @@
-"""One job from state to state, as changes of its Struct, and their way into the tables.
-
-`attempts` keeps those that ended otherwise than in the current or last run, so that a job that succeeds at once has none to
-write: its only run can be read from its own fields. A release is an attempt only if it says why (or its worker died): one
-given back unstarted was none.
-"""
+"""Jobs that are moved by gotask.backends.moves: as a transaction found them, and their way back into the tables."""
 
 from collections.abc import Iterable
-from datetime import datetime
 from typing import Any
 
 import apsw
@@ -15,8 +9,7 @@ from gotask.backends.sqlite import sql
 from gotask.backends.sqlite.link import Txn
 from gotask.backends.sqlite.schema import reader, writer
 from gotask.clock import from_epoch
-from gotask.model import ATTEMPTS_KEPT, Attempt, Job
-from gotask.states import DEAD_LETTER_KEEP_S, FINISHED, KEEP_S, RULES, Event, State
+from gotask.states import FINISHED
 
 _read = reader(sql.SETTLE_COLUMNS)
 _changed = writer(tuple(name for name in sql.CHANGED if name != "place"))
@@ -70,38 +63,3 @@ def write(txn: Txn, moved: list[Standing]) -> None:
         else:
             txn.work = True  # there is work, or a new time to wake for
     txn.db.executemany(sql.CHANGE, rows)
-
-
-def finish(job: Job, to: State, now: float, keep: float | None = None) -> None:
-    """End a job; it is forgotten after `keep` seconds, or what its state says."""
-    dead_letter = to is RULES[Event.BURY].to and job.origin_queue is not None
-    usual = DEAD_LETTER_KEEP_S if dead_letter else KEEP_S[to]
-    job.status = to
-    job.completed_at = from_epoch(now)
-    job.due_at = from_epoch(now + (usual if keep is None else keep))
-
-
-def bury(job: Job, queue: str | None) -> None:
-    """Move a job to its dead-letter queue, if there is another."""
-    if queue is not None and queue != job.queue:
-        job.origin_queue = job.origin_queue or job.queue
-        job.queue = queue
-
-
-def note_attempt(job: Job, outcome: str, ended: datetime | None, error: str | None) -> None:
-    """Add the run that has ended to the list, which keeps the latest."""
-    attempt = Attempt(job.worker_id, job.started_at, ended, outcome, error)
-    job.attempts = [*(job.attempts or ()), attempt][-ATTEMPTS_KEPT:]
-
-
-def wait(job: Job, to: State, due: float) -> None:
-    """Let a job sleep until `due`."""
-    job.status = to
-    job.due_at = from_epoch(due)
-    job.progress, job.progress_note = 0.0, None
-
-
-def queue_up(job: Job) -> None:
-    """PENDING; it can still expire if no attempt at it has been spent."""
-    job.status = RULES[Event.RELEASE].to
-    job.due_at = None if job.retry_count or job.crashes else job.expires_at
