@@ -95,7 +95,7 @@ $(STAMPS)/venv:
 
 $(STAMPS)/server: $(STAMPS)/venv pyproject.toml
 	$(BIN)/python -m pip install -q 'setuptools>=77' 'cython>=3.1'
-	$(BIN)/python -m pip install -q --no-build-isolation -e '.[server,redis]'
+	$(BIN)/python -m pip install -q --no-build-isolation -e '.[server,redis,postgres]'
 	@touch $@
 
 $(STAMPS)/core: $(STAMPS)/server setup.py $(CORE)
@@ -105,6 +105,7 @@ $(STAMPS)/core: $(STAMPS)/server setup.py $(CORE)
 $(STAMPS)/dev: $(STAMPS)/server
 	@.ci/need "command -v curl" curl ca-certificates
 	@.ci/need "command -v redis-server" redis-server
+	@.ci/need "command -v postgres || ls /usr/lib/postgresql/*/bin/postgres" postgresql
 	@.ci/need "command -v openssl" openssl
 	@.ci/need "command -v ip" iproute2
 	$(BIN)/python -m pip install -q --no-build-isolation -e '.[dev]'

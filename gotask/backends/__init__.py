@@ -118,11 +118,11 @@ SCHEMES: Final[dict[str, str]] = {
         ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"),
         "gotask.backends.redis:open",
     ),
+    **dict.fromkeys(("postgres", "postgresql"), "gotask.backends.postgres:open"),
 }
 #: library that a storage of ours needs, and the installation does not bring by itself -> the extra that does
-EXTRAS: Final = {"redis": "gotask[redis]", "hiredis": "gotask[redis]"}
+EXTRAS: Final = {"redis": "gotask[redis]", "hiredis": "gotask[redis]", "psycopg": "gotask[postgres]"}
 ENTRY_POINT: Final = "gotask.backends"
-LATER: Final = ("postgres", "postgresql")
 
 
 def open(url: str) -> Backend:
@@ -137,8 +137,7 @@ def open(url: str) -> Backend:
         target = found.get(scheme)
     if target is None:
         known = ", ".join(sorted(SCHEMES))
-        later = " PostgreSQL comes with a later version." if scheme in LATER else ""
-        raise NotConfigured(f"There is no storage called {scheme!r}; this installation has: {known}.{later}")
+        raise NotConfigured(f"There is no storage called {scheme!r}; this installation has: {known}.")
     module, _, function = target.partition(":")
     try:
         opener: Callable[[str], Backend] = getattr(import_module(module), function)

@@ -40,7 +40,7 @@ counted_at_once = per_shard("the counts of several shards are not of one instant
 
 
 class Target(NamedTuple):
-    """A storage under test. In its URL, {redis}, {cluster} and {sentinels} stand for the servers of this session."""
+    """A storage under test. In its URL, {redis}, {cluster}, {sentinels} and {postgres} are servers of this session."""
 
     name: str
     opener: str
@@ -61,6 +61,7 @@ KNOWN = {
     "redis": Target("redis", SCHEMES["redis"], "{redis}?prefix={name}"),
     "redis-shards": Target("redis-shards", SCHEMES["redis"], "{redis}?prefix={name}&shards=4"),
     "redis-sentinel": Target("redis-sentinel", SCHEMES["redis+sentinel"], "{sentinels}?prefix={name}"),
+    "postgres": Target("postgres", SCHEMES["postgres"], "{postgres}?schema={name}"),
     "redis-cluster": Target("redis-cluster", SCHEMES["redis+cluster"], "{cluster}?prefix={name}&shards=6"),
 }
 

@@ -10,9 +10,11 @@ import pytest
 from tests.servers.certificates import Certificates
 from tests.servers.chaosproxy import ChaosProxy
 from tests.servers.fleets import Cluster, Sentinels
+from tests.servers.postgres import Postgres
 from tests.servers.redis import Redis
 
 StartRedis = Callable[..., Redis]
+StartPostgres = Callable[..., Postgres]
 StartProxy = Callable[[str | Path], ChaosProxy]
 
 
@@ -41,6 +43,11 @@ class Servers:
         return self._started.enter_context(Sentinels(self._folder / "sentinels"))
 
     @cached_property
+    def postgres(self) -> Postgres:
+        """One server as it comes: every commit is on the disk when it is answered."""
+        return self._started.enter_context(Postgres(self._folder / "postgres"))
+
+    @cached_property
     def certificates(self) -> Certificates:
         return Certificates(self._folder / "certificates")
 
@@ -64,6 +71,19 @@ def start_redis(tmp_path: Path) -> Iterator[StartRedis]:
 
         def start(**settings: object) -> Redis:
             made.append(Redis(tmp_path / f"redis-{len(made)}", **settings))  # type: ignore[arg-type]  # as Redis has them
+            return started.enter_context(made[-1])
+
+        yield start
+
+
+@pytest.fixture
+def start_postgres(tmp_path: Path) -> Iterator[StartPostgres]:
+    """Starts a PostgreSQL of the test's own, to kill and to fill; it takes the arguments of `Postgres` but the folder."""
+    with ExitStack() as started:
+        made: list[Postgres] = []
+
+        def start(**settings: object) -> Postgres:
+            made.append(Postgres(tmp_path / f"postgres-{len(made)}", **settings))  # type: ignore[arg-type]  # as it has them
             return started.enter_context(made[-1])
 
         yield start

@@ -113,6 +113,11 @@ class Process:
             self.kill()
             raise AssertionError(f"{self._command[4]} did not end when asked to:\n{self.log}") from None
 
+    def wait(self, seconds: float) -> None:
+        """Until it has ended. Raises subprocess.TimeoutExpired."""
+        if self._popen is not None:
+            self._popen.wait(seconds)
+
     def kill(self) -> None:
         """SIGKILL, also to one that is suspended. It may have ended already."""
         if self._popen is not None:

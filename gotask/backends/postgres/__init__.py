@@ -1,0 +1,221 @@
+"""The PostgreSQL storage: live jobs in one small table, finished ones by the day on which they are forgotten.
+
+address.py     from a URL to a server and options    migrations/   tables and functions, step by step
+link.py        connections                           queries.sql   all other statements; sql.py reads them
+server.py      transactions                          rows.py       Structs, rows, arrays
+sentences.py   errors                                intake.py     enqueue
+ringer.py      telling others                        moving.py     what Python decides: settle, tick, cancel, revive
+ear.py         the doorbell                          lists.py      pages
+"""
+
+import os
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from gotask.backends import Backend
+from gotask.backends.postgres import lists, moving, rows
+from gotask.backends.postgres.address import parse
+from gotask.backends.postgres.ear import Ear, PostgresWatch
+from gotask.backends.postgres.intake import Intake
+from gotask.backends.postgres.ringer import Ringer
+from gotask.backends.postgres.server import Server
+from gotask.clock import from_epoch
+from gotask.errors import BackendDown, InvalidInput
+from gotask.model import Beat, Enqueued, Filter, Held, Job, NewJob, Page, Queue, Record, Settlement, Tick, Worker
+from gotask.states import DAY_S, DEAD_LETTER_KEEP_S, KEEP_S, Event, State
+
+R = TypeVar("R", Queue, Worker)
+
+FOLD_AT: Final = 500  #: tallies, above which a tick adds them up
+KEEP_DAYS: Final = sorted({round(seconds / DAY_S) for seconds in (*KEEP_S.values(), DEAD_LETTER_KEEP_S)})
+
+
+def open(url: str, clock: Callable[[], float] | None = None) -> "Postgres":
+    """The storage that a PostgreSQL URL names (address.py has the forms). `clock`, for tests, replaces the server's."""
+    return Postgres(Server(parse(url)), clock)
+
+
+class Postgres:
+    """A Backend (see gotask.backends) in PostgreSQL. Made without I/O; threads share it, and a forked child connects anew."""
+
+    def __init__(self, server: Server, clock: Callable[[], float] | None = None) -> None:
+        self._server = server
+        self._clock = clock
+        channel = f"gotask:{server.address.schema}"
+        self._ringer = Ringer(server, channel)
+        self._ear = Ear(server, channel, self._ringer)
+        _ALL.add(self)
+
+    def _at(self) -> datetime | None:
+        return None if self._clock is None else from_epoch(self._clock())
+
+    def _tell(self, heard: moving.Heard) -> None:
+        topics = [f"queue:{queue}" for queue in heard.queues] + [f"node:{owner}" for owner in heard.owners]
+        self._ringer.ring(topics, heard.ended)
+
+    @property
+    def promise(self) -> str:
+        return self._server.promise()
+
+    def enqueue_many(self, jobs: Sequence[NewJob]) -> list[Enqueued]:
+        if not jobs:
+            return []
+        intake = Intake(self._server, jobs, self._at())
+        try:
+            return intake.answers()
+        finally:
+            self._ringer.ring(f"queue:{queue}" for queue in intake.queues)
+
+    def lease(self, wants: Mapping[str, int], owner: str, lease_s: float) -> list[Job]:
+        asked = sorted((queue, want) for queue, want in wants.items() if want > 0)
+        if not asked:
+            return []
+        queues, numbers = rows.texts([queue for queue, _ in asked]), rows.ints([want for _, want in asked])
+        found = self._server.call("lease", queues, numbers, owner, lease_s, self._at(), lazy=True)
+        order = {queue: n for n, queue in enumerate(wants)}
+        jobs = [(order[job.queue], -job.priority, row[1], job) for row in found for job in (rows.read_job(row),)]
+        return [job for *_, job in sorted(jobs, key=lambda one: one[:3])]
+
+    def settle_many(self, settlements: Sequence[Settlement]) -> list[bool]:
+        if not settlements:
+            return []
+        answers, heard = moving.settle(self._server, settlements, self._at())
+        self._tell(heard)
+        return answers
+
+    def extend_many(self, beats: Sequence[Beat], lease_s: float) -> list[Held]:
+        if not beats:
+            return []
+        said = {(beat.id, beat.lease): beat for beat in sorted(beats, key=lambda beat: beat.id)}
+        found = self._server.call(
+            "extend",
+            rows.texts([id for id, _ in said]),
+            rows.longs([lease for _, lease in said]),
+            rows.any_of(rows.floats, [beat.progress for beat in said.values()]),
+            rows.any_of(rows.texts, [rows.escaped(beat.note) for beat in said.values()]),
+            lease_s,
+            self._at(),
+            lazy=True,
+        )
+        held = {(id, lease): Held.CANCEL if cancel else Held.HELD for id, lease, cancel in found}
+        return [held.get((beat.id, beat.lease), Held.LOST) for beat in beats]
+
+    def tick(self, limit: int = 1000) -> Tick:
+        rest, untended = self._next_due()
+        done = Tick(next_in=rest)
+        if rest is not None and rest <= 0:
+            done, heard = moving.do_due(self._server, limit, self._at())
+            self._tell(heard)
+            done.next_in, _ = self._next_due()
+        if untended:
+            with suppress(BackendDown):  # somebody was in the way: the next tick tries again
+                self._server.call("tend", rows.ints(KEEP_DAYS), self._at())
+        return done
+
+    def _next_due(self) -> tuple[float | None, bool]:
+        """Seconds until something is due, and whether the tables of today are still to be made."""
+        at = self._at()
+        ((rest, untended, tallies),) = self._server.call("next due", at, at, FOLD_AT)
+        if tallies >= FOLD_AT:
+            self._server.call("fold", at)
+        return None if rest is None else max(0.0, rest), untended
+
+    def watch(self, topics: Sequence[str]) -> PostgresWatch:
+        return PostgresWatch(self._server, self._ear, topics)
+
+    def move_many(self, ids: Sequence[str], event: Event, reason: str | None = None) -> list[bool]:
+        if event not in (Event.CANCEL, Event.REVIVE):
+            raise InvalidInput(f"{event.value} is settled by the holder of the lease; by hand: cancel, revive.")
+        if not ids:
+            return []
+        move = moving.cancel if event is Event.CANCEL else moving.revive
+        answers, heard = move(self._server, _possible(ids), reason, self._at())
+        self._tell(heard)
+        return answers
+
+    def drop_many(self, ids: Sequence[str]) -> list[bool]:
+        answers, heard = moving.drop(self._server, _possible(ids))
+        self._tell(heard)
+        return answers
+
+    def get_many(self, ids: Sequence[str]) -> list[Job | None]:
+        if not ids:
+            return []
+        asked = rows.texts(sorted(set(_possible(ids))))
+        found = {job.id: job for job in map(rows.read_job, self._server.call("get", asked, asked))}
+        return [found.get(id) for id in ids]
+
+    def find(self, filter: Filter) -> Page:
+        statement, values = lists.page(self._server.address.schema, filter)
+        found = self._server.transact(lambda txn: txn.ask((statement, *values), last=True)[0])
+        jobs = [rows.read_job(row) for row in found[: filter.limit]]
+        more = len(found) > filter.limit
+        return Page(jobs, lists.cursor(found[filter.limit - 1][0]) if more else None)
+
+    def counts(self) -> dict[tuple[str, State], int]:
+        return {(queue, State(status)): n for queue, status, n in self._server.call("count")}
+
+    def put(self, record: Record, version: int | None = None) -> bool:
+        body = msgspec.json.encode(record).decode()
+        if version is None:
+            found = self._server.call("put record", record.KIND, record.name, body)
+        elif version == 0:
+            found = self._server.call("put new record", record.KIND, record.name, body)
+        else:
+            found = self._server.call("put known record", body, record.KIND, record.name, version)
+        if found and isinstance(record, Queue):  # it may have been resumed, or its limits raised
+            self._ringer.ring([f"queue:{record.name}"])
+        return bool(found)
+
+    def get(self, kind: type[R], name: str) -> R | None:
+        return next(iter(_records(kind, self._server.call("get record", kind.KIND, name))), None)
+
+    def all(self, kind: type[R]) -> list[R]:
+        return _records(kind, self._server.call("all records", kind.KIND))
+
+    def drop(self, kind: type[R], name: str, version: int | None = None) -> bool:
+        found = self._server.call("drop record", kind.KIND, name, version or 0, version is None)
+        if found and kind is Queue:
+            self._ringer.ring([f"queue:{name}"])
+        return bool(found)
+
+    def close(self) -> None:
+        self._ear.stop()
+        self._ringer.stop()
+        self._server.close()
+
+    def abandon(self) -> None:
+        """In a forked child: threads and connections are the parent's."""
+        self._ringer.start()
+        self._ear.abandon()
+
+
+def _possible(ids: Sequence[str]) -> list[str]:
+    """Ids as they can be asked for: those that could name no job at all become one that does not."""
+    return [id if id.isascii() and "\0" not in id else "" for id in ids]
+
+
+def _records(kind: type[R], found: Sequence[tuple[Any, ...]]) -> list[R]:
+    records = []
+    for version, body in found:
+        record = msgspec.json.decode(body, type=kind)
+        record.version = version
+        records.append(record)
+    return records
+
+
+_ALL: Final[weakref.WeakSet[Postgres]] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for store in list(_ALL):
+        store.abandon()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+_conforms: type[Backend] = Postgres  # for the type checker

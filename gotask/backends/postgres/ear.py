@@ -1,0 +1,202 @@
+"""The doorbell: one connection per process that listens for all its watches, and may fail: then they look for themselves.
+
+Behind a pooler that gives a connection to each transaction, LISTEN is accepted and nothing is ever heard. So the ear rings for
+itself, over another connection, when it starts and after a while of silence; one that does not hear that is deaf.
+"""
+
+import os
+import select
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final
+
+import psycopg
+
+from gotask.backends.postgres import rows
+from gotask.backends.postgres.link import Link, connect, disown
+from gotask.backends.postgres.ringer import Ringer
+from gotask.backends.postgres.server import Server
+from gotask.backends.postgres.sql import quoted
+from gotask.clock import monotonic
+from gotask.errors import GotaskError
+
+AWAITED_S: Final = 120.0  #: seconds that a note "somebody waits" is believed; renewed in half that time
+SILENCE_S: Final = 15.0  #: seconds without a sound, after which the ear tries itself
+PROOF_S: Final = 1.0  #: seconds in which it must hear itself
+POLL_S: Final = 0.25  #: seconds between looks of those whom no ear serves
+AGAIN_S: Final = 1.0  #: seconds between two tries to listen again
+JOB: Final = "job:"
+
+
+class Ear:
+    """One thread and its connection, for as long as anybody watches."""
+
+    def __init__(self, server: Server, channel: str, ringer: Ringer) -> None:
+        self._server, self._channel, self._ringer = server, channel, ringer
+        self.start()
+
+    def start(self) -> None:
+        """Without a thread: at first, and in a forked child."""
+        self._guard = threading.Lock()
+        self._watches: dict[str, set[PostgresWatch]] = {}
+        self._thread: threading.Thread | None = None
+        self._link: Link | None = None
+        self._tried = threading.Event()
+        self._wake = (-1, -1)
+        self.hears = False
+
+    def abandon(self) -> None:
+        """In a forked child: let go of what belongs to the parent."""
+        if self._link is not None:
+            disown(self._link)
+        for descriptor in self._wake:
+            with suppress(OSError):
+                os.close(descriptor)
+        self.start()
+
+    def add(self, watch: "PostgresWatch") -> None:
+        """Serve a watch: by the time this returns it is listened for, or known that it must look for itself."""
+        with self._guard:
+            for topic in watch.topics:
+                self._watches.setdefault(topic, set()).add(watch)
+            if self._thread is None and self._server.address.notify is not None:
+                self._wake = os.pipe()
+                self._tried.clear()
+                self._thread = threading.Thread(target=self._run, name="gotask-ear", daemon=True)
+                self._thread.start()
+        if self._server.address.notify is not None:
+            self._tried.wait(self._server.address.timeout)
+
+    def remove(self, watch: "PostgresWatch") -> None:
+        with self._guard:
+            for topic in watch.topics:
+                watches = self._watches.get(topic, set())
+                watches.discard(watch)
+                if not watches:
+                    self._watches.pop(topic, None)
+
+    def stop(self) -> None:
+        with self._guard:
+            thread, self._thread = self._thread, None
+            if thread is not None:
+                os.write(self._wake[1], b".")
+        if thread is not None:
+            thread.join(self._server.address.timeout)
+            for descriptor in self._wake:
+                os.close(descriptor)
+            self._wake = (-1, -1)
+
+    def _run(self) -> None:
+        mine = self._wake[0]
+        while True:
+            with suppress(psycopg.Error, GotaskError, OSError), connect(self._server.address) as link:
+                self._link = link
+                link.execute(f"LISTEN {quoted(self._channel)}")
+                if self._listen(link, mine):
+                    self._link = None
+                    return
+            self._link, self.hears = None, False
+            self._tried.set()
+            self._ring_all()
+            if _readable(AGAIN_S, mine):
+                return
+
+    def _listen(self, link: Link, wake: int) -> bool:
+        """Hear until told to end (then True), or until nothing is heard any more."""
+        proof = f"ear:{os.urandom(8).hex()}"
+        asked, heard = float("-inf"), float("-inf")
+        while True:
+            now = monotonic()
+            if asked <= heard and now - heard > SILENCE_S:
+                self._server.call("ring", self._channel, rows.texts([proof]), self._channel, rows.texts([]), lazy=True)
+                asked = monotonic()
+            elif asked > heard and now - asked > PROOF_S:
+                return self._deaf(wake)
+            found = _readable(PROOF_S if asked > heard else SILENCE_S, wake, link.pgconn.socket)
+            if wake in found:
+                return True
+            if found:
+                link.pgconn.consume_input()
+                while (told := link.pgconn.notifies()) is not None:
+                    heard = monotonic()
+                    self._ring(told.extra.decode())
+                if heard > asked and not self.hears:
+                    self.hears, again = True, self._tried.is_set()
+                    self._tried.set()
+                    if again:  # something may have been missed meanwhile
+                        self._ring_all()
+
+    def _deaf(self, wake: int) -> bool:
+        """Nothing comes through: let all look for themselves for a while, then try again."""
+        self.hears = False
+        self._tried.set()
+        self._ring_all()
+        return bool(_readable(4 * SILENCE_S, wake))
+
+    def _ring(self, topic: str) -> None:
+        with self._guard:
+            watches = list(self._watches.get(topic, ()))
+        for watch in watches:
+            watch.rung({topic})
+
+    def _ring_all(self) -> None:
+        with self._guard:
+            watches = {watch for some in self._watches.values() for watch in some}
+        for watch in watches:
+            watch.rung(watch.topics)
+
+
+def _readable(seconds: float, *descriptors: int) -> set[int]:
+    poll = select.poll()
+    for descriptor in descriptors:
+        poll.register(descriptor, select.POLLIN)
+    return {descriptor for descriptor, _ in poll.poll(seconds * 1000)}
+
+
+class PostgresWatch:
+    """A Watch (see gotask.backends)."""
+
+    def __init__(self, server: Server, ear: Ear, topics: Sequence[str]) -> None:
+        self.topics = frozenset(topics)
+        self._server, self._ear = server, ear
+        self._jobs = sorted(topic.removeprefix(JOB) for topic in self.topics if topic.startswith(JOB))
+        self._rung: set[str] = set()
+        self._changed = threading.Condition()
+        self._noted_at = float("-inf")
+        if self.topics:
+            ear.add(self)
+            self._note()
+
+    def wait(self, timeout: float) -> set[str]:
+        deadline = monotonic() + timeout
+        while self.topics:
+            with self._changed:
+                if self._rung:
+                    rung, self._rung = self._rung, set()
+                    return rung
+                rest = deadline - monotonic()
+                if rest <= 0:
+                    return set()
+                if not self._ear.hears:
+                    self._changed.wait(min(rest, POLL_S))
+                    if rest > POLL_S:
+                        return set(self.topics)
+                    continue
+                self._changed.wait(min(rest, AWAITED_S / 2))
+            self._note()
+        return set()
+
+    def rung(self, topics: set[str] | frozenset[str]) -> None:
+        with self._changed:
+            self._rung |= topics
+            self._changed.notify()
+
+    def close(self) -> None:
+        self._ear.remove(self)
+
+    def _note(self) -> None:
+        """Tell the store whose ends somebody waits for; an end that nobody waits for is not told."""
+        if self._jobs and self._ear.hears and monotonic() - self._noted_at > AWAITED_S / 2:
+            self._server.call("note waits", AWAITED_S, rows.texts(self._jobs), lazy=True)
+            self._noted_at = monotonic()

@@ -1,0 +1,178 @@
+"""Connections to one server: each with a deadline on every wait, kept for the next call, and made anew in a forked child.
+
+They are kept here and not by psycopg_pool, whose threads would be alive whenever the program forks.
+"""
+
+import os
+import select
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from math import inf
+from typing import Any, Final
+
+import psycopg
+from psycopg import waiting
+from psycopg.abc import PQGen
+from psycopg.pq import TransactionStatus
+
+from gotask.backends.postgres.address import Address
+from gotask.backends.postgres.rows import adapters
+from gotask.clock import monotonic
+from gotask.errors import BackendDown
+
+ADAPTERS: Final = adapters()
+#: a server whose clock is late in noticing is given so much before we stop listening to it
+GRACE_S: Final = 0.5
+
+
+class Late(psycopg.OperationalError):
+    """No answer in time."""
+
+
+class Link(psycopg.Connection[tuple[Any, ...]]):
+    """A connection that waits until `deadline` (by the monotonic clock) and no longer."""
+
+    deadline: float = inf
+
+    def wait(self, gen: PQGen[Any], *_: Any, **__: Any) -> Any:
+        if self.deadline == inf:
+            return super().wait(gen)
+        descriptor, poll = self.pgconn.socket, select.poll()
+        try:
+            state = next(gen)
+            while True:
+                poll.register(descriptor, _events(state))
+                found = poll.poll(max(0.0, self.deadline - monotonic()) * 1000)
+                if not found:
+                    raise Late("no answer in time")
+                state = gen.send(_ready(found[0][1]))
+        except StopIteration as done:
+            return done.value
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing has come since its last answer: else the server has said goodbye."""
+        poll = select.poll()
+        poll.register(self.pgconn.socket, select.POLLIN)
+        return not poll.poll(0)
+
+
+def _events(state: Any) -> int:
+    return (select.POLLIN if state & waiting.Ready.R else 0) | (select.POLLOUT if state & waiting.Ready.W else 0)
+
+
+def _ready(events: int) -> Any:
+    ready = 0
+    if events & ~select.POLLOUT:  # also what went wrong is found by reading
+        ready |= waiting.Ready.R
+    if events & select.POLLOUT:
+        ready |= waiting.Ready.W
+    return waiting.Ready(ready)
+
+
+def connect(address: Address) -> Link:
+    """A new connection. Raises psycopg's errors."""
+    link = Link.connect(autocommit=True, prepare_threshold=None, context=_CONTEXT, **address.login)
+    link.add_notice_handler(lambda _: None)
+    return link
+
+
+class _Context:
+    """What psycopg wants to be handed adapters in."""
+
+    adapters = ADAPTERS
+    connection = None
+
+
+_CONTEXT: Final = _Context()
+
+
+class Links:
+    """The connections of this process to one server, all free but while a call runs."""
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self.closed = False
+        self.start()
+        _ALL.add(self)
+
+    def start(self) -> None:
+        """With no connections: at first, and in a forked child."""
+        self._free: list[Link] = []
+        self._places = threading.BoundedSemaphore(self.address.connections)
+
+    @contextmanager
+    def one(self, timeout: float) -> Iterator[Link]:
+        """A connection for one call of `timeout` seconds. It is closed if the call fails in a way that leaves it in doubt."""
+        if self.closed:
+            raise BackendDown(f"The storage {self.address.shown} was closed; open it again.", retry_after=None)
+        deadline = monotonic() + timeout
+        places = self._places
+        if not places.acquire(timeout=timeout):
+            raise BackendDown(
+                f"All {self.address.connections} connections to {self.address.shown} were busy for {timeout:g} s; try again, "
+                "or raise connections in its URL."
+            )
+        try:
+            link = self._take()
+            link.deadline = deadline + GRACE_S
+            try:
+                yield link
+            finally:
+                self._give(link)
+        finally:
+            places.release()
+
+    def _take(self) -> Link:
+        while True:
+            try:
+                link = self._free.pop()
+            except IndexError:
+                return connect(self.address)
+            if not link.closed and link.is_quiet:
+                return link
+            link.close()
+
+    def _give(self, link: Link) -> None:
+        if not link.closed and link.pgconn.transaction_status != TransactionStatus.IDLE:
+            with suppress(psycopg.Error):
+                if link.pgconn.transaction_status != TransactionStatus.ACTIVE:
+                    link.rollback()
+        if link.closed or self.closed or link.pgconn.transaction_status != TransactionStatus.IDLE:
+            link.close()
+        else:
+            self._free.append(link)
+
+    def close(self) -> None:
+        self.closed = True
+        while self._free:
+            self._free.pop().close()
+
+    def abandon(self) -> None:
+        """In a forked child: let go of what belongs to the parent without a word to the server."""
+        for link in self._free:
+            disown(link)
+        self.start()
+
+
+_inherited: Final[list[Link]] = []
+
+
+def disown(link: Link) -> None:
+    """Close a parent's connection in its child: the descriptor only, since a goodbye would be the parent's."""
+    with suppress(OSError, psycopg.Error):
+        os.close(link.pgconn.socket)
+    _inherited.append(link)  # for ever: its end would be told to the server
+
+
+_ALL: Final[weakref.WeakSet[Links]] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for links in list(_ALL):
+        links.abandon()
+
+
+os.register_at_fork(after_in_child=_after_fork)

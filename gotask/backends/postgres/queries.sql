@@ -1,0 +1,124 @@
+-- What the storage asks: one statement each, by name, beside the functions of migrations/. `gotask` stands for the schema's
+-- name, and `%s` for a value; `{columns}` is every column of a job.
+
+-- enqueue --
+SELECT id, status, due_at, created_at FROM gotask.enqueue_1(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+
+-- standing jobs of ids or unique keys --
+SELECT {columns} FROM gotask.jobs WHERE id = ANY (%s) OR unique_key = ANY (%s)
+UNION ALL SELECT {columns} FROM gotask.history WHERE id = ANY (%s)
+    AND due_at > (SELECT forgotten_until FROM gotask.tended)
+
+-- lease --
+SELECT {columns} FROM gotask.lease_1(%s, %s, %s, %s, %s)
+
+-- extend --
+SELECT id, lease, cancel FROM gotask.extend_1(%s, %s, %s, %s, %s, %s)
+
+-- ack --
+SELECT id, lease, queue, limited FROM gotask.ack_1(%s, %s, %s, %s, %s)
+
+-- lock live jobs --
+SELECT {moving}, nextval('gotask.places') AS fresh, extract(epoch FROM coalesce(%s, clock_timestamp()))::float8 AS instant
+FROM (SELECT * FROM gotask.jobs WHERE id = ANY (%s) ORDER BY id FOR UPDATE) j
+
+-- lock finished jobs --
+SELECT {moving}, nextval('gotask.places') AS fresh, extract(epoch FROM coalesce(%s, clock_timestamp()))::float8 AS instant
+FROM (SELECT * FROM gotask.history WHERE id = ANY (%s)
+    AND due_at > (SELECT forgotten_until FROM gotask.tended) ORDER BY id FOR UPDATE) j
+
+-- lock due jobs --
+SELECT {moving}, nextval('gotask.places') AS fresh, extract(epoch FROM coalesce(%s, clock_timestamp()))::float8 AS instant
+FROM (
+    SELECT * FROM (
+        SELECT * FROM (
+            SELECT * FROM gotask.jobs WHERE status = 'RUNNING' AND due_at <= coalesce(%s, now())
+            ORDER BY due_at LIMIT %s FOR UPDATE SKIP LOCKED
+        ) lapsed
+        UNION ALL
+        SELECT * FROM (
+            SELECT * FROM gotask.jobs WHERE status <> 'RUNNING' AND due_at IS NOT NULL AND due_at <= coalesce(%s, now())
+            ORDER BY due_at, seq LIMIT %s FOR UPDATE SKIP LOCKED
+        ) waking
+    ) due ORDER BY due_at, seq LIMIT %s
+) j
+
+-- write --
+SELECT gotask.write_1(%s, %s, %s, %s, %s, %s)
+
+-- revive --
+SELECT seq FROM gotask.revive_1(%s)
+
+-- drop live jobs --
+WITH gone AS (
+    DELETE FROM gotask.jobs WHERE id = ANY (%s) AND status <> 'RUNNING' RETURNING id, queue, status
+), tallied AS (
+    INSERT INTO gotask.tallies (queue, status, n) SELECT queue, status, -count(*) FROM gone GROUP BY queue, status
+)
+SELECT id FROM gone
+
+-- drop finished jobs --
+WITH gone AS (
+    DELETE FROM gotask.history WHERE id = ANY (%s)
+    AND due_at > (SELECT forgotten_until FROM gotask.tended) RETURNING id, queue, status, due_at
+), tallied AS (
+    INSERT INTO gotask.tallies (queue, status, due_at, n)
+    SELECT queue, status, due_at, -count(*) FROM gone GROUP BY queue, status, due_at
+)
+SELECT id FROM gone
+
+-- get --
+SELECT {columns} FROM gotask.jobs WHERE id = ANY (%s)
+UNION ALL SELECT {columns} FROM gotask.history WHERE id = ANY (%s)
+    AND due_at > (SELECT forgotten_until FROM gotask.tended)
+
+-- count --
+SELECT queue, status, sum(n)::bigint FROM (
+    SELECT queue, status, n FROM gotask.tallies UNION ALL SELECT queue, status, n FROM gotask.counts
+) added GROUP BY queue, status HAVING sum(n) <> 0
+
+-- next due --
+SELECT extract(epoch FROM least(
+        (SELECT min(due_at) FROM gotask.jobs WHERE status = 'RUNNING'),
+        (SELECT min(due_at) FROM gotask.jobs WHERE status <> 'RUNNING' AND due_at IS NOT NULL),
+        (SELECT min(due_at) FROM gotask.tallies WHERE due_at IS NOT NULL),
+        (SELECT min(due_at) FROM gotask.counts WHERE due_at < 'infinity')
+    ) - coalesce(%s, clock_timestamp()))::float8,
+    (SELECT day < (coalesce(%s, clock_timestamp()) AT TIME ZONE 'UTC')::date FROM gotask.tended),
+    (SELECT count(*) FROM (SELECT FROM gotask.tallies LIMIT %s) counted)
+
+-- forget --
+SELECT gotask.forget_1(%s, %s)
+
+-- fold --
+SELECT gotask.fold_1(%s)
+
+-- tend --
+SELECT gotask.tend_1(%s, %s)
+
+-- get record --
+SELECT version, body::text FROM gotask.records WHERE kind = %s AND name = %s
+
+-- all records --
+SELECT version, body::text FROM gotask.records WHERE kind = %s ORDER BY name
+
+-- put record --
+INSERT INTO gotask.records AS r (kind, name, version, body) VALUES (%s, %s, 1, %s)
+ON CONFLICT (kind, name) DO UPDATE SET version = r.version + 1, body = excluded.body RETURNING version
+
+-- put new record --
+INSERT INTO gotask.records (kind, name, version, body) VALUES (%s, %s, 1, %s) ON CONFLICT DO NOTHING RETURNING version
+
+-- put known record --
+UPDATE gotask.records SET version = version + 1, body = %s WHERE kind = %s AND name = %s AND version = %s RETURNING version
+
+-- drop record --
+DELETE FROM gotask.records WHERE kind = %s AND name = %s AND (version = %s OR %s) RETURNING version
+
+-- note waits --
+INSERT INTO gotask.waits SELECT id, now() + %s * interval '1 s' FROM unnest(%s) id
+ON CONFLICT (id) DO UPDATE SET believed_until = excluded.believed_until
+
+-- ring --
+SELECT pg_notify(%s, topic) FROM unnest(%s) topic
+UNION ALL SELECT pg_notify(%s, 'job:' || id) FROM gotask.waits WHERE id = ANY (%s)

@@ -1,0 +1,145 @@
+"""Transactions, each with a deadline, and what PostgreSQL or the network says as errors of ours.
+
+A transaction is one round trip if it can be: its beginning, its limits, its statements and its end are sent at once, and
+nothing is left to the session, so that a pooler may give each transaction another one.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final, TypeVar
+
+import psycopg
+
+from gotask.backends.postgres import migrations, sql
+from gotask.backends.postgres.address import Address
+from gotask.backends.postgres.link import Link, Links
+from gotask.backends.postgres.sentences import refusal, translated
+from gotask.errors import BackendDown, NotConfigured
+
+T = TypeVar("T")
+Rows = list[tuple[Any, ...]]
+
+TRIES: Final = 8  #: times a transaction is tried that others were in the way of
+#: others were in the way. A check is violated by a row on its way to `history_rest` while its day gets a table of its own
+_IN_THE_WAY: Final = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure, psycopg.errors.CheckViolation)
+_BEGIN: Final = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"  #: whatever the database's default is
+_LIMITS: Final = (
+    "SELECT set_config('statement_timeout', %s, true), set_config('lock_timeout', %s, true),"
+    " set_config('idle_in_transaction_session_timeout', %s, true)"
+)
+_LAZY: Final = ", set_config('synchronous_commit', 'off', true)"
+_FACTS: Final = (
+    "SELECT current_setting('server_version_num')::int, current_setting('server_version'), current_setting('server_encoding'),"
+    " current_setting('fsync'), current_setting('full_page_writes'), current_setting('synchronous_commit'),"
+    " pg_is_in_recovery(), current_setting('synchronous_standby_names') <> ''"
+)
+
+
+class Txn:
+    """A transaction under way. What `ask` is given at once goes to the server at once."""
+
+    def __init__(self, link: Link, statements: Any, timeout: float, lazy: bool) -> None:
+        self._link, self._statements, self._lazy = link, statements, lazy
+        limit = f"{max(1, int(timeout * 1000))}ms"
+        self._limits: tuple[str, ...] | None = (limit, limit, limit)
+        self.done = False
+
+    def ask(self, *calls: tuple[Any, ...], last: bool = False) -> list[Rows]:
+        """The rows of statements, each given as its name and values; with `last` the transaction ends with them."""
+        link = self._link
+        with link.pipeline():
+            if self._limits is not None:
+                link.execute(_BEGIN)
+                link.execute(_LIMITS + (_LAZY if self._lazy else ""), self._limits)
+                self._limits = None
+            cursors = [link.execute(self._statements.get(name, name), values, binary=True) for name, *values in calls]
+            if last:
+                link.execute("COMMIT")
+        self.done = last
+        return [cursor.fetchall() if cursor.description is not None else [] for cursor in cursors]
+
+
+class Server:
+    """The PostgreSQL that an address names. Made without any I/O; the first call checks what is there."""
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self.links = Links(address)
+        self.statements = sql.statements(address.schema)
+        self._guard = threading.Lock()
+        self._checked = False
+        self.facts: tuple[Any, ...] = ()
+
+    def call(self, name: str, *values: Any, lazy: bool = False) -> Rows:
+        """The rows of one statement, in a transaction of its own."""
+        return self.transact(lambda txn: txn.ask((name, *values), last=True)[0], lazy)
+
+    def transact(self, work: Callable[[Txn], T], lazy: bool = False) -> T:
+        """Do `work` in one transaction: all of it or nothing; again from its start if others were in the way.
+
+        `lazy` is for what a crash of the server may undo, because doing it again is all that follows.
+        Raises BackendDown when there is no answer in time, or none that helps.
+        """
+        timeout = self.address.timeout
+        for tried in range(TRIES):
+            with self.told(), self.links.one(timeout) as link:
+                self._check(link)
+                txn = Txn(link, self.statements, timeout, lazy)
+                try:
+                    answer = work(txn)
+                    if not txn.done:
+                        txn.ask(last=True)
+                    return answer
+                except _IN_THE_WAY:
+                    if tried + 1 == TRIES:
+                        raise
+                except BaseException:
+                    if link.pgconn.transaction_status == psycopg.pq.TransactionStatus.ACTIVE:
+                        link.close()
+                    raise
+        raise AssertionError("unreachable")
+
+    @contextmanager
+    def told(self) -> Iterator[None]:
+        """What PostgreSQL or the network says meanwhile becomes an error of ours."""
+        try:
+            yield
+        except (psycopg.Error, OSError) as error:
+            raise translated(self.address, error) from error
+
+    def _check(self, link: Link) -> None:
+        """Refuse servers that would lose jobs, and make the tables if there are none."""
+        if self._checked:
+            return
+        with self._guard:
+            if self._checked:
+                return
+            (facts,) = link.execute(_FACTS).fetchall()
+            why = refusal(self.address, facts)
+            if why:
+                raise NotConfigured(why)
+            if facts[6]:
+                raise BackendDown(
+                    f"PostgreSQL at {self.address.shown} is a standby, and takes no writes; a failover may be under way, so "
+                    "try again, or name the primary."
+                )
+            link.deadline += migrations.BUSY_S
+            migrations.prepare(link, self.address)
+            self.facts, self._checked = facts, True
+
+    def promise(self) -> str:
+        """What an answered enqueue survives, by how PostgreSQL writes to its disk."""
+        self.call("get record", "", "")
+        _, _, _, fsync, pages, commit, _, standbys = self.facts
+        survives = "Once enqueue has answered, a job survives"
+        if fsync != "on" or pages != "on":
+            return f"{survives} a crash of GoTask or PostgreSQL; loss of power may cost the whole database (fsync {fsync})."
+        if commit == "off":
+            return f"{survives} a crash of GoTask, but one of PostgreSQL may cost the last second (synchronous_commit off)."
+        if standbys and commit in ("on", "remote_apply"):
+            return f"{survives} a crash of GoTask or PostgreSQL, loss of power, and a failover (synchronous_commit {commit})."
+        return f"{survives} a crash of GoTask or PostgreSQL and loss of power (synchronous_commit {commit})."
+
+    def close(self) -> None:
+        self.links.close()

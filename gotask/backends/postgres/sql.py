@@ -1,0 +1,33 @@
+"""The statements of queries.sql, by name."""
+
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from typing import Final
+
+from gotask.backends.postgres.rows import COLUMNS, MOVING
+
+FOLDER: Final = files("gotask.backends.postgres")
+_SCHEMA: Final = "gotask."  #: the schema's name in queries.sql
+
+
+def quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+@cache
+def statements(schema: str) -> Mapping[str, str]:
+    """Every statement for one schema, by the words between `-- ` and ` --` above it."""
+    text = FOLDER.joinpath("queries.sql").read_text()
+    found: dict[str, str] = {}
+    name = ""
+    for line in text.splitlines():
+        if line.startswith("-- ") and line.endswith(" --"):
+            name = line[3:-3]
+            found[name] = ""
+        elif name:
+            found[name] += f"{line}\n"
+    words = {"{columns}": ", ".join(COLUMNS), "{moving}": ", ".join(MOVING), _SCHEMA: f"{quoted(schema)}."}
+    for word, meaning in words.items():
+        found = {name: body.replace(word, meaning).strip() for name, body in found.items()}
+    return found
