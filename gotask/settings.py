@@ -34,7 +34,7 @@ class Settings(Struct, kw_only=True):
     storage: Annotated[
         str,
         Meta(
-            description="Where jobs are kept: memory, sqlite, redis, or a URL such as redis://host:6379/0 "
+            description="Where jobs are kept: memory, sqlite, redis, postgres, or a URL such as redis://host:6379/0 "
             "or sqlite:////var/lib/jobs.db (four slashes)."
         ),
     ] = "sqlite"
@@ -46,13 +46,11 @@ class Settings(Struct, kw_only=True):
             extra={"scheme": "redis"},
         ),
     ] = "localhost:6379"
-    postgres_host: Annotated[str, Meta(description="PostgreSQL host, for storage postgres (not in this version).")] = (
-        "localhost"
-    )
-    postgres_port: Annotated[Port, Meta(description="PostgreSQL port (not in this version).")] = 5432
-    postgres_db: Annotated[str, Meta(description="PostgreSQL database (not in this version).")] = "taskqueue"
-    postgres_user: Annotated[str, Meta(description="PostgreSQL user (not in this version).")] = "postgres"
-    postgres_pass: Annotated[str, Meta(description="PostgreSQL password (not in this version).", extra={"secret": True})] = ""
+    postgres_host: Annotated[str, Meta(description="PostgreSQL host, for storage postgres.")] = "localhost"
+    postgres_port: Annotated[Port, Meta(description="PostgreSQL port.")] = 5432
+    postgres_db: Annotated[str, Meta(description="PostgreSQL database.")] = "taskqueue"
+    postgres_user: Annotated[str, Meta(description="PostgreSQL user.")] = "postgres"
+    postgres_pass: Annotated[str, Meta(description="PostgreSQL password.", extra={"secret": True})] = ""
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="Least level logged.", extra={"short": "-l"})
     ] = "info"

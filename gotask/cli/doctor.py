@@ -1,4 +1,4 @@
-"""`gotask doctor`, `gotask migrate` and `gotask health`: is this machine, and is that store, fit to work?"""
+"""`gotask doctor` and `gotask health`: is this machine, and is that store, fit to work?"""
 
 import argparse
 import importlib.util
@@ -13,7 +13,7 @@ from gotask import __version__, backends, log
 from gotask.backends.sqlite.home import sqlite_home
 from gotask.cli import exits, flags, output, store, up
 from gotask.errors import GotaskError
-from gotask.settings import ClientSettings, ServerSettings, WorkerSettings, cpu_count
+from gotask.settings import ServerSettings, WorkerSettings, cpu_count
 
 SQLITE_LEAST: Final = (3, 51, 3)  #: older libraries can corrupt a database when its WAL is reset
 SHM_LEAST: Final = 64 * 2**20  #: bytes; a node's segment and a memory store want about this
@@ -43,8 +43,6 @@ def add(sub: Any) -> None:
         WorkerSettings,
     )
     flags.reading(parser)
-    about = "Bring the storage's schema up to date; servers and workers do so too when they start."
-    flags.command(sub, "migrate", migrate, about, "gotask migrate -storage=sqlite:////var/lib/gotask/jobs.db")
     parser = flags.command(
         sub,
         "health",
@@ -201,16 +199,6 @@ def ports(server: ServerSettings, worker: WorkerSettings) -> Iterator[Finding]:
                 yield Finding(name, "warn", f"{port} answers already: GoTask is up, or another program has it")
         except OSError:
             yield Finding(name, "ok", f"{port} is free")
-
-
-def migrate(args: argparse.Namespace) -> int:
-    settings = flags.settings(ClientSettings, args)
-    backend = backends.open(settings.url)
-    try:
-        output.say(f"The schema of {log.scrub(settings.url)} is up to date: {backend.promise}")
-    finally:
-        backend.close()
-    return exits.OK
 
 
 def health(args: argparse.Namespace) -> int:

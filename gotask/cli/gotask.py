@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from gotask import __version__
-from gotask.cli import doctor, exits, flags, jobs, queues, server, settings, up, workers
+from gotask.cli import doctor, exits, flags, jobs, migrate, queues, server, settings, up, workers
 from gotask.settings import ServerSettings
 
 ABOUT: Final = "A task queue that runs with nothing else installed and loses nothing it accepted."
@@ -29,7 +29,7 @@ def build() -> flags.Parser:
     up.add(sub)
     about = "Serve the REST API, like gotask-server."
     flags.command(sub, "server", server.run, about, server.EXAMPLE.replace("gotask-server", "gotask server"), ServerSettings)
-    for noun in (workers, jobs, queues, settings, doctor):
+    for noun in (workers, jobs, queues, settings, migrate, doctor):
         noun.add(sub)
     return parser
 

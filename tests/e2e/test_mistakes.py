@@ -24,7 +24,12 @@ from tests.e2e.conftest import ROOT, Ground, command, one_line
         ("gotask-worker", ["-P", "gevent"], "gotask-worker: There is no pool to choose: "),
         ("gotask-server", ["-storage=oracle://x"], "gotask-server: There is no storage called 'oracle'; "),
         ("gotask", ["up", "-storage=oracle://x"], "gotask: There is no storage called 'oracle'; "),
-        ("gotask", ["up", "-storage=postgres"], "gotask: There is no storage called 'postgres'; this installation has: "),
+        (
+            "gotask",
+            ["up", "-storage=postgres", "-postgres-port=1"],
+            "gotask: PostgreSQL at postgres://postgres@localhost:1/taskqueue cannot be reached (",
+        ),
+        ("gotask", ["up", "-storage=postgres://h/d?schem=x"], "gotask: The storage postgres://h/d?schem=x cannot be used: "),
         (
             "gotask",
             ["up", "-storage=redis", "-redis-addr=127.0.0.1:1"],

@@ -11,7 +11,7 @@ from gotask import backends
 from gotask.backends import Backend
 from tests.servers.fixtures import Servers
 
-KINDS = ["memory", "sqlite", "redis"]
+KINDS = ["memory", "sqlite", "redis", "postgres"]
 
 
 @pytest.fixture(params=KINDS)
@@ -25,6 +25,10 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         servers: Servers = request.getfixturevalue("servers")
         yield f"{servers.redis.url}?prefix={name}"
         servers.redis.forget(name)
+    elif request.param == "postgres":
+        servers = request.getfixturevalue("servers")
+        yield f"{servers.postgres.url}?schema={name}"
+        servers.postgres.command(f'DROP SCHEMA IF EXISTS "{name}" CASCADE')
     else:
         yield f"memory://{name}"
         for path in Path(f"/dev/shm/gotask-{os.getuid()}").glob(f"{name}*"):
