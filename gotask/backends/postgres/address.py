@@ -20,6 +20,7 @@ from gotask.errors import NotConfigured
 from gotask.log import scrub
 
 SCHEMA_PATTERN: Final = re.compile(r"[A-Za-z0-9_.:-]{1,48}")
+HOST_PATTERN: Final = re.compile(r"(\[[^]]*\]|[^:]*)(:\d*)?")
 CONNECT_S: Final = 2.0  #: seconds for a connection to be made; libpq knows no less
 
 
@@ -102,6 +103,9 @@ def parse(url: str) -> Address:
             f"The storage {parts.scheme}://... cannot be used: in a user, a password or a path, write / as %2F, ? as %3F, "
             "# as %23 and @ as %40."
         )
+    for host in parts.netloc.rpartition("@")[2].split(","):
+        if not HOST_PATTERN.fullmatch(host):
+            _refuse(url, f"{host!r} is no address of a server")
     ours, theirs = _options(url, parts.query)
     query = "&".join(f"{name}={quote(text, safe='/')}" for name, text in theirs.items())
     try:

@@ -46,6 +46,7 @@ class Link(psycopg.Connection[tuple[Any, ...]]):
                 poll.register(descriptor, _events(state))
                 found = poll.poll(max(0.0, self.deadline - monotonic()) * 1000)
                 if not found:
+                    self.pgconn.finish()  # its state is unknown, and whoever cleans up must not wait again
                     raise Late("no answer in time")
                 state = gen.send(_ready(found[0][1]))
         except StopIteration as done:

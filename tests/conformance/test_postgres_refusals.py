@@ -1,0 +1,156 @@
+"""What the PostgreSQL storage refuses, or cannot reach: one sentence, in time; URLs, rights and steps."""
+
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+from lab import new, refusal
+
+from gotask import backends
+from gotask.backends.postgres import migrations, upkeep
+from gotask.backends.postgres.address import parse
+from gotask.errors import NotConfigured
+from gotask.model import Settlement
+from gotask.states import Event
+from tests.servers.fixtures import Servers, StartPostgres
+from tests.servers.postgres import Postgres
+from tests.servers.processes import free_ports
+
+
+@pytest.fixture
+def server(servers: Servers) -> Postgres:
+    return servers.postgres
+
+
+# URLs
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("postgres://h/d?schem=x", "there is no option 'schem'; did you mean 'schema'?"),
+        ("postgres://h/d?sslmod=require", "there is no option 'sslmod'; did you mean 'sslmode'?"),
+        ("postgres://h/d?timeout=soon", "timeout is 'soon', and must be seconds from 0.05 to 300."),
+        ("postgres://h/d?schema=a%20b", "schema is 'a b', and must be up to 48 letters, digits and _.:-"),
+        ("postgres://h/d?notify=maybe", "notify is 'maybe', and must be off, or seconds from 0 to 10"),
+        ("postgres://h/d?schema=a&schema=b", "it says schema twice"),
+        ("postgres://h:port/d", "'h:port' is no address of a server"),
+        ("postgres://u:p/w@h/d", "write / as %2F"),
+    ],
+)
+def test_a_wrong_url_is_told_what_is_wrong(url: str, says: str) -> None:
+    with pytest.raises(NotConfigured) as caught:
+        backends.open(url)
+    assert says in str(caught.value)
+    assert "p/w" not in str(caught.value)
+
+
+def test_what_a_url_says_reaches_libpq() -> None:
+    made = parse("postgresql://u:p%40ss@a,b:6543/d?sslmode=verify-full&sslrootcert=/x.pem&schema=mine&application_name=me")
+    assert (made.login["user"], made.login["password"], made.login["host"]) == ("u", "p@ss", "a,b")
+    assert (made.login["sslmode"], made.login["sslrootcert"], made.login["application_name"]) == ("verify-full", "/x.pem", "me")
+    assert made.login["target_session_attrs"] == "read-write"
+    assert made.schema == "mine"
+    assert parse("postgres://?service=jobs").login["service"] == "jobs"
+
+
+def test_tls_is_verified(start_postgres: StartPostgres, servers: Servers) -> None:
+    server = start_postgres(certificates=servers.certificates)
+    for ca, good in ((servers.certificates.ca, True), (servers.certificates.cert, False)):
+        url = f"{server.url}?sslmode=verify-full&sslrootcert={ca}"
+        if good:
+            with closing(backends.open(url)) as store:
+                assert store.counts() == {}
+        else:
+            assert "cannot be reached (" in refusal(url)
+
+
+# servers and rights
+
+
+def test_a_server_that_is_not_there(server: Postgres) -> None:
+    (port,) = free_ports(1)
+    said = refusal(f"postgres://u@127.0.0.1:{port}/d")
+    assert said.startswith(f"PostgreSQL at postgres://u@127.0.0.1:{port}/d cannot be reached (")
+    assert said.endswith("); look whether it runs, and at its address.")
+    assert "does not let us in" in refusal(server.url.replace(":pw@", ":wrong@"))
+    assert "has no such database" in refusal(f"{server.url}/nothere".replace("postgres/nothere", "nothere"), NotConfigured)
+
+
+def test_a_frozen_server_is_given_up_in_time(start_postgres: StartPostgres) -> None:
+    server = start_postgres()
+    with closing(backends.open(f"{server.url}?timeout=0.5")) as store:
+        store.counts()
+    server.suspend()
+    assert "cannot be reached" in refusal(f"{server.url}?timeout=0.5")
+    server.resume()
+
+
+@pytest.mark.parametrize(
+    ("settings", "lax"), [({"fsync": "off"}, "fsync off"), ({"synchronous_commit": "off"}, "synchronous_commit off")]
+)
+def test_a_server_that_may_lose_jobs(start_postgres: StartPostgres, settings: dict[str, str], lax: str) -> None:
+    server = start_postgres(**settings)
+    assert f"may lose what it has accepted ({lax})" in refusal(server.url, NotConfigured)
+    with closing(backends.open(f"{server.url}?durable=false")) as store:
+        assert "may cost" in store.promise
+
+
+def test_the_promise(server: Postgres) -> None:
+    with closing(backends.open(f"{server.url}?schema=promised")) as store:
+        survives = "Once enqueue has answered, a job survives a crash of GoTask or PostgreSQL and loss of power"
+        assert store.promise == f"{survives} (synchronous_commit on)."
+
+
+@pytest.fixture
+def app(server: Postgres) -> Iterator[str]:
+    """A user with few rights, as a URL with a schema that is not there yet."""
+    server.command("CREATE ROLE app LOGIN PASSWORD 'app'")
+    server.command("REVOKE CREATE ON DATABASE postgres FROM PUBLIC")
+    yield f"postgres://app:app@{server.address}/postgres?schema=owned"
+    server.command("DROP SCHEMA IF EXISTS owned CASCADE")
+    server.command("DROP ROLE app")
+
+
+def test_an_owner_migrates_and_others_work(server: Postgres, app: str) -> None:
+    # Given a user that may not make the tables
+    assert "this user may not make it: run gotask migrate up as one who may" in refusal(app, NotConfigured)
+    # When the owner has made them, and granted what docs/postgres.md says
+    owner = f"{server.url}?schema=owned"
+    assert set(upkeep.up(owner, post=True)) == set(migrations.steps())
+    assert upkeep.up(owner, post=True) == []
+    for grant in (
+        "GRANT USAGE ON SCHEMA owned TO app",
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA owned TO app",
+        "GRANT USAGE, UPDATE ON ALL SEQUENCES IN SCHEMA owned TO app",
+    ):
+        server.command(grant)
+    # Then the user can do all of a job's life, and tend the days
+    with closing(backends.open(app)) as store:
+        store.enqueue_many([new(id="j")])
+        (job,) = store.lease({"default": 1}, "n", 30.0)
+        assert store.settle_many([Settlement("j", job.lease, Event.ACK)]) == [True]
+        store.tick()
+        assert store.drop_many(["j"]) == [True]
+    assert server.command("SELECT count(*) > 5 FROM pg_tables WHERE schemaname = 'owned' AND tablename ~ '^history_2'") == [
+        (True,)
+    ]
+
+
+def test_a_store_that_lacks_a_step_is_not_touched(server: Postgres) -> None:
+    url = f"{server.url}?schema=lacking"
+    assert upkeep.status(url) == dict.fromkeys(migrations.steps(), False)
+    upkeep.up(url, post=True)
+    last = list(migrations.steps())[-1]
+    server.command("DELETE FROM lacking.migrations WHERE name = %s", last)
+    assert f"lacks {last}: run gotask migrate up." in refusal(url, NotConfigured)
+    server.command("DROP SCHEMA lacking CASCADE")
+
+
+def test_the_printed_steps_do_what_migrate_does(server: Postgres) -> None:
+    url = f"{server.url}?schema=printed"
+    for statement in [upkeep.script(url, post=True)]:
+        server.command(statement)
+    assert set(upkeep.status(url).values()) == {True}
+    assert upkeep.script(url, post=True) == ""
+    assert "is not there: run gotask migrate up" in refusal(f"{server.url}?schema=nowhere&migrate=false", NotConfigured)
