@@ -106,6 +106,7 @@ $(STAMPS)/dev: $(STAMPS)/server
 	@.ci/need "command -v curl" curl ca-certificates
 	@.ci/need "command -v redis-server" redis-server
 	@.ci/need "command -v postgres || ls /usr/lib/postgresql/*/bin/postgres" postgresql
+	@.ci/need "command -v pgbouncer" pgbouncer
 	@.ci/need "command -v openssl" openssl
 	@.ci/need "command -v ip" iproute2
 	$(BIN)/python -m pip install -q --no-build-isolation -e '.[dev]'

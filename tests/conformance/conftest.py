@@ -43,7 +43,7 @@ def target(request: pytest.FixtureRequest, servers: Servers) -> Target:
     """The storage under test, with the servers that it needs, started now if no test needed them before."""
     asked: Target = request.param
     url = asked.url
-    for place in ("redis", "cluster", "sentinels", "postgres"):
+    for place in ("redis", "cluster", "sentinels", "postgres", "pgbouncer"):
         if f"{{{place}}}" in url:
             url = url.replace(f"{{{place}}}", getattr(servers, place).url)
     return asked._replace(url=url)

@@ -40,7 +40,7 @@ counted_at_once = per_shard("the counts of several shards are not of one instant
 
 
 class Target(NamedTuple):
-    """A storage under test. In its URL, {redis}, {cluster}, {sentinels} and {postgres} are servers of this session."""
+    """A storage under test. In its URL, {redis}, {cluster}, {postgres} ... are servers of this session."""
 
     name: str
     opener: str
@@ -62,6 +62,7 @@ KNOWN = {
     "redis-shards": Target("redis-shards", SCHEMES["redis"], "{redis}?prefix={name}&shards=4"),
     "redis-sentinel": Target("redis-sentinel", SCHEMES["redis+sentinel"], "{sentinels}?prefix={name}"),
     "postgres": Target("postgres", SCHEMES["postgres"], "{postgres}?schema={name}"),
+    "postgres-bouncer": Target("postgres-bouncer", SCHEMES["postgres"], "{pgbouncer}?schema={name}"),
     "redis-cluster": Target("redis-cluster", SCHEMES["redis+cluster"], "{cluster}?prefix={name}&shards=6"),
 }
 

@@ -10,6 +10,7 @@ import pytest
 from tests.servers.certificates import Certificates
 from tests.servers.chaosproxy import ChaosProxy
 from tests.servers.fleets import Cluster, Sentinels
+from tests.servers.pgbouncer import PgBouncer
 from tests.servers.postgres import Postgres
 from tests.servers.redis import Redis
 
@@ -46,6 +47,11 @@ class Servers:
     def postgres(self) -> Postgres:
         """One server as it comes: every commit is on the disk when it is answered."""
         return self._started.enter_context(Postgres(self._folder / "postgres"))
+
+    @cached_property
+    def pgbouncer(self) -> PgBouncer:
+        """Before `postgres`, in transaction mode."""
+        return self._started.enter_context(PgBouncer(self._folder / "pgbouncer", self.postgres))
 
     @cached_property
     def certificates(self) -> Certificates:
