@@ -49,20 +49,22 @@ class JobOptions(TypedDict, total=False):
     retry_jitter: bool | None
     timeout: float | timedelta | None
     metadata: Metadata | None
+    connection: Any  # of psycopg or SQLAlchemy: the job is part of its transaction (storage postgres)
 
 
 class Sender(Generic[P, R]):
     """Enqueues jobs of one task, with the options it was made with."""
 
-    def __init__(self, app: "GoTask", task: Task[P, R], template: NewJob) -> None:
+    def __init__(self, app: "GoTask", task: Task[P, R], template: NewJob, connection: Any = None) -> None:
         self._app = app
         self._task = task
         self._template = template
+        self._connection = connection
         self._read: Callable[[bytes], R] = _reader(task)
 
     def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
         """Store a job that will call the task with these arguments; it is durable when this returns."""
-        return self._app._store([self._filled(self._task.bind(*args, **kwargs))], self._read)[0]
+        return self._app._store([self._filled(self._task.bind(*args, **kwargs))], self._read, self._connection)[0]
 
     delay = enqueue
 
@@ -74,12 +76,13 @@ class Sender(Generic[P, R]):
         """Enqueue a job for each item, many at a time: a mapping holds named arguments, a tuple those by position."""
         handles: list[JobHandle[R]] = []
         for start, chunk in draft.chunks(items):
-            handles += self._app._store(draft.each(start, chunk, self._for), self._read)
+            handles += self._app._store(draft.each(start, chunk, self._for), self._read, self._connection)
         return handles
 
     def options(self, **options: Unpack[JobOptions]) -> "Sender[P, R]":
         """The same task with options for the jobs enqueued through it: `task.options(delay=60).enqueue(...)`."""
-        return Sender(self._app, self._task, self._merged(options))
+        connection = options.pop("connection", self._connection)
+        return Sender(self._app, self._task, self._merged(options), connection)
 
     def _merged(self, options: JobOptions) -> NewJob:
         draft.check_names(options, JobOptions.__annotations__, "option")
@@ -211,8 +214,9 @@ class GoTask:
     def enqueue(self, type: str, payload: object = None, /, **options: Unpack[JobOptions]) -> JobHandle[Any]:
         """Enqueue a job by its type's name, also one whose task is not in this program."""
         draft.check_names(options, JobOptions.__annotations__, "option")
+        connection = options.pop("connection", None)
         given = {"type": type, "payload": {} if payload is None else payload, **options}
-        return self._store([self._new_job(given)])[0]
+        return self._store([self._new_job(given)], connection=connection)[0]
 
     async def aenqueue(self, type: str, payload: object = None, /, **options: Unpack[JobOptions]) -> JobHandle[Any]:
         """`enqueue` for coroutines."""
@@ -256,8 +260,10 @@ class GoTask:
             sound = draft.checked(fields)
         return draft.with_payload(sound, raw)
 
-    def _store(self, jobs: list[NewJob], read: Callable[[bytes], T] = msgspec.json.decode) -> list[JobHandle[T]]:
-        return handed_in(self, jobs, read)
+    def _store(
+        self, jobs: list[NewJob], read: Callable[[bytes], T] = msgspec.json.decode, connection: Any = None
+    ) -> list[JobHandle[T]]:
+        return handed_in(self, jobs, read, connection)
 
 
 def _connect(url: str | None, api_key: str | None) -> "Service":

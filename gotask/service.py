@@ -1,7 +1,7 @@
 """The operations of GoTask, each once. They know a Backend and nothing of HTTP; gotask.calls says how the API offers them."""
 
 from collections.abc import Sequence
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta
@@ -22,7 +22,7 @@ from gotask.calls import (
     call,
     decode,
 )
-from gotask.errors import Conflict, GotaskError, NotFound
+from gotask.errors import Conflict, GotaskError, InvalidInput, NotFound
 from gotask.model import Attempt, Enqueued, Filter, Job, NewJob, Queue, Worker
 from gotask.queues import DEFAULT_QUEUE, Queues
 from gotask.states import FINISHED, RULES, Event, State, possible
@@ -71,9 +71,15 @@ class Service(Queues):
         created, duplicates = (sum(item.outcome == word for item in told) for word in ("created", "duplicate"))
         return BatchAnswer(told, created, duplicates, len(told) - created - duplicates)
 
-    def enqueue(self, jobs: Sequence[NewJob]) -> list[Enqueued]:
-        """Enqueue jobs that `checked` or `admitted` has seen, in one batch."""
-        return self.backend.enqueue_many(jobs)
+    def enqueue(self, jobs: Sequence[NewJob], connection: Any = None) -> list[Enqueued]:
+        """Enqueue jobs that `checked` or `admitted` has seen, in one batch; with `connection`, in its transaction."""
+        if connection is None:
+            return self.backend.enqueue_many(jobs)
+        joined = getattr(self.backend, "joined", None)
+        if joined is None:
+            raise InvalidInput("connection: this storage cannot take part in your transaction; only postgres can.")
+        answers: list[Enqueued] = joined(connection).enqueue_many(jobs)
+        return answers
 
     @call("GET", "/api/v1/jobs", "read")
     def list_jobs(self, filter: Filter) -> JobList:

@@ -89,7 +89,7 @@ class _Inline(Service):
     def close(self) -> None:
         pass
 
-    def enqueue(self, jobs: Sequence[NewJob]) -> list[Enqueued]:
+    def enqueue(self, jobs: Sequence[NewJob], connection: Any = None) -> list[Enqueued]:  # noqa: ARG002  # it runs at once
         return [self._enqueue(job) for job in jobs]
 
     def _enqueue(self, new: NewJob) -> Enqueued:

@@ -6,6 +6,7 @@ server.py      transactions                          rows.py       Structs, rows
 sentences.py   errors                                intake.py     enqueue
 ringer.py      telling others                        moving.py     what Python decides: settle, tick, cancel, revive
 ear.py         the doorbell                          lists.py      pages
+joined.py      the caller's own transaction          upkeep.py     gotask migrate
 """
 
 import os
@@ -22,6 +23,7 @@ from gotask.backends.postgres import lists, moving, rows
 from gotask.backends.postgres.address import parse
 from gotask.backends.postgres.ear import Ear, PostgresWatch
 from gotask.backends.postgres.intake import Intake
+from gotask.backends.postgres.joined import Joined
 from gotask.backends.postgres.ringer import Ringer
 from gotask.backends.postgres.server import Server
 from gotask.clock import from_epoch
@@ -46,9 +48,9 @@ class Postgres:
     def __init__(self, server: Server, clock: Callable[[], float] | None = None) -> None:
         self._server = server
         self._clock = clock
-        channel = f"gotask:{server.address.schema}"
-        self._ringer = Ringer(server, channel)
-        self._ear = Ear(server, channel, self._ringer)
+        self._channel = f"gotask:{server.address.schema}"
+        self._ringer = Ringer(server, self._channel)
+        self._ear = Ear(server, self._channel, self._ringer)
         _ALL.add(self)
 
     def _at(self) -> datetime | None:
@@ -65,11 +67,15 @@ class Postgres:
     def enqueue_many(self, jobs: Sequence[NewJob]) -> list[Enqueued]:
         if not jobs:
             return []
-        intake = Intake(self._server, jobs, self._at())
+        intake = Intake(self._server.call, jobs, self._at())
         try:
             return intake.answers()
         finally:
             self._ringer.ring(f"queue:{queue}" for queue in intake.queues)
+
+    def joined(self, connection: Any) -> Joined:
+        """The way in for jobs that are part of the caller's own transaction, on psycopg's connection or SQLAlchemy's."""
+        return Joined(self._server, self._channel, connection)
 
     def lease(self, wants: Mapping[str, int], owner: str, lease_s: float) -> list[Job]:
         asked = sorted((queue, want) for queue, want in wants.items() if want > 0)

@@ -1,13 +1,13 @@
 """Accepting jobs: which are new, which stand already."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Final
 
 from gotask.backends import ids
 from gotask.backends.fields import born, same_body
 from gotask.backends.postgres import rows
-from gotask.backends.postgres.server import Server
+from gotask.backends.postgres.server import Rows
 from gotask.errors import BackendDown
 from gotask.model import Enqueued, Job, NewJob
 from gotask.states import State
@@ -18,8 +18,8 @@ ROUNDS: Final = 20  #: times that what stood in the way of a job may be gone aga
 class Intake:
     """One batch on its way in. Of one id or unique key, within the batch as between batches, the first stands."""
 
-    def __init__(self, server: Server, jobs: Sequence[NewJob], at: datetime | None) -> None:
-        self._server, self._jobs, self._at = server, jobs, at
+    def __init__(self, call: Callable[..., Rows], jobs: Sequence[NewJob], at: datetime | None) -> None:
+        self._call, self._jobs, self._at = call, jobs, at
         made = iter(ids.make(sum(not new.id for new in jobs)))
         self._names = [new.id or next(made) for new in jobs]
         self._answers: list[Enqueued | None] = [None] * len(jobs)
@@ -69,7 +69,7 @@ class Intake:
         """Those of the jobs that were not new."""
         jobs = [self._jobs[at] for at in asked]
         names = [self._names[at] for at in asked]
-        found = self._server.call(
+        found = self._call(
             "enqueue",
             rows.texts(names),
             rows.texts([new.type for new in jobs]),
@@ -103,7 +103,7 @@ class Intake:
         names = rows.texts([self._names[at] for at in missed])
         keys = rows.texts([rows.escaped(key) for at in missed if (key := self._jobs[at].unique_key) is not None])
         wanted = {self._names[at] for at in missed}
-        for row in self._server.call("standing jobs of ids or unique keys", names, keys, names):
+        for row in self._call("standing jobs of ids or unique keys", names, keys, names):
             job = rows.read_job(row)
             if job.id in wanted:
                 self._stand[job.id] = job

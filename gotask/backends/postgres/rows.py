@@ -145,10 +145,14 @@ class _ArrayDumper(adapt.Dumper):
 def adapters() -> AdaptersMap:
     """How values travel: arrays of ours, UTC times."""
     made = AdaptersMap(psycopg.adapters)
+    register(made)
+    return made
+
+
+def register(made: AdaptersMap) -> None:
     for element, kind in _KINDS.items():
         made.register_dumper(kind, type(f"Dumper{element}", (_ArrayDumper,), {"oid": _ARRAY_OF[element]}))
     made.register_loader("timestamptz", MomentLoader)
-    return made
 
 
 # jobs

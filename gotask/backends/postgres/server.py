@@ -128,9 +128,14 @@ class Server:
             migrations.prepare(link, self.address)
             self.facts, self._checked = facts, True
 
+    def ready(self) -> None:
+        """See that the store is there and fit, if nothing has asked it yet."""
+        if not self._checked:
+            self.call("get record", "", "")
+
     def promise(self) -> str:
         """What an answered enqueue survives, by how PostgreSQL writes to its disk."""
-        self.call("get record", "", "")
+        self.ready()
         _, _, _, fsync, pages, commit, _, standbys = self.facts
         survives = "Once enqueue has answered, a job survives"
         if fsync != "on" or pages != "on":

@@ -1,0 +1,73 @@
+"""Jobs enqueued in a transaction of the caller's own: there once it commits, and never if it does not."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Final
+
+import psycopg
+from psycopg.pq import TransactionStatus
+from psycopg.rows import tuple_row
+
+from gotask.backends.postgres import rows
+from gotask.backends.postgres.intake import Intake
+from gotask.backends.postgres.server import Rows, Server
+from gotask.errors import InvalidInput
+from gotask.model import Enqueued, NewJob
+
+_ISOLATION: Final = "SELECT current_setting('transaction_isolation')"
+_NOTIFY: Final = "SELECT pg_notify(%s, topic) FROM unnest(%s) topic"
+
+
+class Joined:
+    """Takes jobs over one connection of the caller's, and neither begins nor ends anything on it."""
+
+    def __init__(self, server: Server, channel: str, connection: Any) -> None:
+        self._server, self._channel = server, channel
+        link = _psycopg(connection)
+        if link.autocommit and link.pgconn.transaction_status == TransactionStatus.IDLE:
+            raise InvalidInput(
+                "connection: it commits each statement by itself; enqueue inside of `with connection.transaction()`."
+            )
+        self._cursor = link.cursor(binary=True, row_factory=tuple_row)
+        rows.register(self._cursor.adapters)
+
+    def enqueue_many(self, jobs: Sequence[NewJob], at: datetime | None = None) -> list[Enqueued]:
+        """As the Backend's. Whoever listens is told as the transaction commits. An error spoils the caller's transaction."""
+        if not jobs:
+            return []
+        self._server.ready()
+        with self._server.told():
+            if any(new.id for new in jobs):
+                self._check_isolation()
+            intake = Intake(self._call, jobs, at)
+            answers = intake.answers()
+            if self._server.address.notify is not None and intake.queues:
+                topics = [f"queue:{queue}" for queue in sorted(intake.queues)]
+                self._cursor.execute(_NOTIFY, (self._channel, rows.texts(topics)))
+        return answers
+
+    def _call(self, name: str, *values: Any) -> Rows:
+        return self._cursor.execute(self._server.statements[name], values, prepare=False).fetchall()
+
+    def _check_isolation(self) -> None:
+        """A known id is found by looking again, which a transaction that sees one instant only cannot."""
+        ((level,),) = self._cursor.execute(_ISOLATION).fetchall()
+        if level != "read committed":
+            raise InvalidInput(
+                f"connection: in a transaction that is {level} a job cannot have an id of yours; use read committed."
+            )
+
+
+def _psycopg(connection: Any) -> psycopg.Connection[Any]:
+    """The psycopg connection of what was given: itself, or that of an SQLAlchemy session or connection."""
+    found = connection
+    if not isinstance(found, psycopg.Connection) and callable(getattr(found, "connection", None)):
+        found = found.connection()
+    if not isinstance(found, psycopg.Connection):
+        found = getattr(getattr(found, "connection", None), "driver_connection", None)
+    if isinstance(found, psycopg.Connection):
+        return found
+    raise InvalidInput(
+        f"connection: it is a {type(connection).__name__}; give one of psycopg 3, or an SQLAlchemy session or connection "
+        "whose URL begins with postgresql+psycopg://."
+    )
