@@ -48,11 +48,13 @@ def translated(address: Address, error: Exception) -> BackendDown | NotConfigure
     if state in _UNMADE:
         return NotConfigured(f"The schema {address.schema} at {address.shown} is not up to date ({text}): gotask migrate up.")
     if isinstance(error, said.InsufficientPrivilege):
-        return BackendDown(f"{at} does not let us do this ({text}); look at the user and its rights.")
+        return BackendDown(f"{at} does not let us do this ({text}); look at the user and its rights.", refused=True)
     if state in ("53100", "53200", "53000"):
-        return BackendDown(f"{at} has no room ({text}); free some disk or memory, then try again.", retry_after=FULL_RETRY_S)
+        sentence = f"{at} has no room ({text}); free some disk or memory, then try again."
+        return BackendDown(sentence, retry_after=FULL_RETRY_S, refused=True)
     if state == "25006":
-        return BackendDown(f"{at} takes no writes ({text}); a failover may be under way, so try again, or name the primary.")
+        sentence = f"{at} takes no writes ({text}); a failover may be under way, so try again, or name the primary."
+        return BackendDown(sentence, refused=True)
     if state in ("40001", "40P01"):
         return BackendDown(f"{at} was too busy with others' changes of the same jobs ({text}); try again with the same id.")
     if _is_no_database(state, text):
