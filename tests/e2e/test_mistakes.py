@@ -29,7 +29,7 @@ from tests.e2e.conftest import ROOT, Ground, command, one_line
             ["up", "-storage=postgres", "-postgres-port=1"],
             "gotask: PostgreSQL at postgres://postgres@localhost:1/taskqueue cannot be reached (",
         ),
-        ("gotask", ["up", "-storage=postgres://h/d?schem=x"], "gotask: The storage postgres://h/d?schem=x cannot be used: "),
+        ("gotask", ["up", "-storage=postgres://h/d?schem=x"], "gotask: The storage postgres://h/d cannot be used: "),
         (
             "gotask",
             ["up", "-storage=redis", "-redis-addr=127.0.0.1:1"],

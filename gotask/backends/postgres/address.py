@@ -96,22 +96,18 @@ def parse(url: str) -> Address:
         url = f"{url}://"
     try:
         parts = urlsplit(url)
-    except ValueError as error:
-        _refuse(url, str(error))
-    if parts.fragment or (parts.netloc and "@" in parts.path):
-        raise NotConfigured(
-            f"The storage {parts.scheme}://... cannot be used: in a user, a password or a path, write / as %2F, ? as %3F, "
-            "# as %23 and @ as %40."
-        )
-    for host in parts.netloc.rpartition("@")[2].split(","):
-        if not HOST_PATTERN.fullmatch(host):
-            _refuse(url, f"{host!r} is no address of a server")
+    except ValueError:
+        _refuse_unseen()
+    hosts = parts.netloc.rpartition("@")[2].split(",")
+    cut = parts.fragment or "@" in parts.query.partition("=")[0] or (parts.netloc and "@" in parts.path)
+    if cut or not all(HOST_PATTERN.fullmatch(host) for host in hosts):
+        _refuse_unseen()
     ours, theirs = _options(url, parts.query)
     query = "&".join(f"{name}={quote(text, safe='/')}" for name, text in theirs.items())
     try:
         login = conninfo_to_dict(f"postgresql://{parts.netloc}{parts.path}{query and '?' + query}")
-    except (Error, UnicodeError) as error:
-        _refuse(url, f"libpq says {str(error).strip()}")
+    except (Error, UnicodeError):
+        _refuse_unseen()
     login = {**USUAL, **login}
     made = Address(shown=scrub(url.partition("?")[0]), login=login, **ours)
     login.setdefault("tcp_user_timeout", str(int(made.timeout * 1000)))
@@ -142,5 +138,15 @@ def _options(url: str, query: str) -> tuple[dict[str, Any], dict[str, str]]:
     return ours, theirs
 
 
+def _refuse_unseen() -> NoReturn:
+    """Refuse a URL of which any part may be a password."""
+    raise NotConfigured(
+        "The storage postgres://... cannot be used: write it as postgres://user:password@host:port/database, and in the user, "
+        "the password or a path / as %2F, ? as %3F, # as %23, @ as %40, a space as %20, and so on."
+    ) from None
+
+
 def _refuse(url: str, why: str) -> NoReturn:
-    raise NotConfigured(f"The storage {scrub(url)} cannot be used: {why}{'' if why.endswith('?') else '.'}") from None
+    raise NotConfigured(
+        f"The storage {scrub(url.partition('?')[0])} cannot be used: {why}{'' if why.endswith('?') else '.'}"
+    ) from None
