@@ -23,7 +23,11 @@ class PgBouncer(Process):
             if os.geteuid() == 0:
                 os.chown(path, NOBODY, NOBODY)
         folder.mkdir(parents=True, exist_ok=True)
-        user = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"] if os.geteuid() == 0 else []
+        user = (
+            ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--pdeathsig=KILL"]
+            if os.geteuid() == 0
+            else []
+        )
         super().__init__([*user, "pgbouncer", str(conf)], home, folder / "bouncer.log")
 
     @property

@@ -59,7 +59,11 @@ class Postgres(Process):
         self._made = Path(tempfile.mkdtemp(prefix="gotask-pg-"))
         self.data, self.socket_folder = self._made / "data", self._made / "run"
         self.socket_folder.mkdir()
-        self._as = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"] if os.geteuid() == 0 else []
+        self._as = (
+            ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--pdeathsig=KILL"]
+            if os.geteuid() == 0
+            else []
+        )
         self._own(self._made, self.socket_folder)
         (self._made / "pw").write_text("pw\n")
         self._own(self._made / "pw")
