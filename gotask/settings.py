@@ -66,7 +66,9 @@ class Settings(Struct, kw_only=True):
             return self.redis_addr if "://" in self.redis_addr else f"redis://{self.redis_addr}"
         if self.storage in ("postgres", "postgresql"):
             user, secret, name = (quote(text, safe="") for text in (self.postgres_user, self.postgres_pass, self.postgres_db))
-            return f"postgres://{user}{secret and ':' + secret}@{self.postgres_host}:{self.postgres_port}/{name}"
+            host, port = self.postgres_host, self.postgres_port
+            host = f"[{host}]" if ":" in host else quote(host, safe="")  # a folder is that of its socket
+            return f"postgres://{user}{secret and ':' + secret}@{host}:{port}/{name}"
         return self.storage
 
     def origin(self, name: str) -> str:

@@ -170,6 +170,15 @@ def new(**fields: object) -> NewJob:
     return NewJob(**made)  # type: ignore[arg-type]
 
 
+def works(url: str) -> None:
+    """A job goes in and is seen from a second connection."""
+    with closing(backends.open(url)) as one, closing(backends.open(url)) as other:
+        assert one.enqueue_many([new(id="j")])[0].outcome == "created"
+        assert other.counts() == {("default", State.PENDING): 1}
+        assert other.promise.startswith("Once enqueue has answered, a job survives")
+        assert one.drop_many(["j"]) == [True]
+
+
 def refusal(url: str, kind: type[Exception] = BackendDown) -> str:
     """What the first call of a store that cannot be used says, within its deadline and with no password in it."""
     begun = monotonic()

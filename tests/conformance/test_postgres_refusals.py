@@ -8,7 +8,6 @@ from lab import new, refusal
 
 from gotask import backends
 from gotask.backends.postgres import migrations, upkeep
-from gotask.backends.postgres.address import parse
 from gotask.errors import NotConfigured
 from gotask.model import Settlement
 from gotask.states import Event
@@ -20,53 +19,6 @@ from tests.servers.processes import free_ports
 @pytest.fixture
 def server(servers: Servers) -> Postgres:
     return servers.postgres
-
-
-# URLs
-
-
-@pytest.mark.parametrize(
-    ("url", "says"),
-    [
-        ("postgres://h/d?schem=x", "there is no option 'schem'; did you mean 'schema'?"),
-        ("postgres://h/d?sslmod=require", "there is no option 'sslmod'; did you mean 'sslmode'?"),
-        ("postgres://h/d?timeout=soon", "timeout is 'soon', and must be seconds from 0.05 to 300."),
-        ("postgres://h/d?schema=a%20b", "schema is 'a b', and must be up to 48 letters, digits and _.:-"),
-        ("postgres://h/d?notify=maybe", "notify is 'maybe', and must be off, or seconds from 0 to 10"),
-        ("postgres://h/d?schema=a&schema=b", "it says schema twice"),
-        ("postgres://h:port/d", "write it as postgres://user:password@host:port/database"),
-        ("postgres://u:p/w@h/d", "/ as %2F"),
-        ("postgres://u:p?w@h/d", "? as %3F"),
-        ("postgres://u:p#w@h/d", "# as %23"),
-        ("postgres://u:p%zz@h/d", "and so on"),
-        ("postgres://h/d?sslpassword=p&schem=x", "did you mean 'schema'?"),
-    ],
-)
-def test_a_wrong_url_is_told_what_is_wrong(url: str, says: str) -> None:
-    with pytest.raises(NotConfigured) as caught:
-        backends.open(url)
-    assert says in str(caught.value)
-    assert not any(part in str(caught.value) for part in ("p/w", "p?w", "p#w", "zz", "sslpassword=p"))
-
-
-def test_what_a_url_says_reaches_libpq() -> None:
-    made = parse("postgresql://u:p%40ss@a,b:6543/d?sslmode=verify-full&sslrootcert=/x.pem&schema=mine&application_name=me")
-    assert (made.login["user"], made.login["password"], made.login["host"]) == ("u", "p@ss", "a,b")
-    assert (made.login["sslmode"], made.login["sslrootcert"], made.login["application_name"]) == ("verify-full", "/x.pem", "me")
-    assert made.login["target_session_attrs"] == "read-write"
-    assert made.schema == "mine"
-    assert parse("postgres://?service=jobs").login["service"] == "jobs"
-
-
-def test_tls_is_verified(start_postgres: StartPostgres, servers: Servers) -> None:
-    server = start_postgres(certificates=servers.certificates)
-    for ca, good in ((servers.certificates.ca, True), (servers.certificates.cert, False)):
-        url = f"{server.url}?sslmode=verify-full&sslrootcert={ca}"
-        if good:
-            with closing(backends.open(url)) as store:
-                assert store.counts() == {}
-        else:
-            assert "cannot be reached (" in refusal(url)
 
 
 # servers and rights

@@ -6,11 +6,10 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from lab import new, refusal
+from lab import new, refusal, works
 
 from gotask import backends
 from gotask.errors import NotConfigured
-from gotask.states import State
 from tests.servers.certificates import Certificates
 from tests.servers.fixtures import Servers, StartRedis
 from tests.servers.fleets import Sentinel
@@ -21,15 +20,6 @@ from tests.servers.redis import Redis
 @pytest.fixture(autouse=True)
 def _redis() -> None:
     need("redis-server")
-
-
-def works(url: str) -> None:
-    """A job goes in and is seen from a second connection."""
-    with closing(backends.open(url)) as one, closing(backends.open(url)) as other:
-        assert one.enqueue_many([new(id="j")])[0].outcome == "created"
-        assert other.counts() == {("default", State.PENDING): 1}
-        assert other.promise.startswith("Once enqueue has answered, a job survives")
-        assert one.drop_many(["j"]) == [True]
 
 
 class Strict(Redis):

@@ -129,8 +129,8 @@ class Postgres(Process):
                 os.kill(self.pid, number)
                 with suppress(subprocess.TimeoutExpired):
                     self.wait(STOP_S / 5)
-                    break
-        super().stop()
+                    return
+            self.kill()  # it waits for a client that came too late and does not go, and signals that one's process no more
 
     def answers(self, url: str = "") -> bool:
         with suppress(psycopg.Error):

@@ -1,5 +1,6 @@
 """What PostgreSQL or the network says, as one sentence that names what is wrong and what to do."""
 
+import re
 from typing import Any, Final
 
 import psycopg
@@ -39,7 +40,7 @@ def refusal(address: Address, facts: tuple[Any, ...]) -> str | None:
 def translated(address: Address, error: Exception) -> BackendDown | NotConfigured:
     """An error in a sentence."""
     at = f"PostgreSQL at {address.shown}"
-    text = scrub(" ".join(str(error).split())).rstrip(".")
+    text = _said(error)
     state = getattr(error, "sqlstate", None) or ""
     if isinstance(error, Late) or state in _LATE:
         return BackendDown(
@@ -59,9 +60,19 @@ def translated(address: Address, error: Exception) -> BackendDown | NotConfigure
         return BackendDown(f"{at} was too busy with others' changes of the same jobs ({text}); try again with the same id.")
     if _is_no_database(state, text):
         return NotConfigured(f"{at} has no such database ({text}): create it, or name another.")
+    if "definition of service" in text or "service file" in text:
+        return NotConfigured(f"The storage {address.shown}?service=... cannot be used ({text}); look at pg_service.conf.")
     if isinstance(error, psycopg.OperationalError | OSError) or state.startswith(_GOODBYE):
         return _unreachable(at, state, text)
     return BackendDown(f"{at} refused ({text}); the outcome is unknown, so try again with the same id.")
+
+
+def _said(error: Exception) -> str:
+    """What was said, in one line. Not its details, which may be the contents of a row, nor twice what was tried twice."""
+    told = getattr(error, "diag", None)
+    text = (told.message_primary if told else None) or str(error)
+    lines = dict.fromkeys(re.sub(r"^connection (failed|is bad): ", "", text).splitlines())
+    return scrub(" ".join(" ".join(lines).split())).rstrip(".")
 
 
 def _is_no_database(state: str, text: str) -> bool:
@@ -73,4 +84,6 @@ def _unreachable(at: str, state: str, text: str) -> BackendDown:
         return BackendDown(f"{at} does not let us in ({text}); look at the user, the password and pg_hba.conf.")
     if state == "53300" or "too many c" in text or "remaining connection slots" in text:
         return BackendDown(f"{at} has no free connection ({text}); raise max_connections, or put a pooler before it.")
+    if "certificate" in text or "SSL" in text:
+        return BackendDown(f"{at} is not trusted ({text}); look at sslmode, sslrootcert, and the name in its certificate.")
     return BackendDown(f"{at} cannot be reached ({text}); look whether it runs, and at its address.")
