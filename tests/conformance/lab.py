@@ -63,6 +63,7 @@ KNOWN = {
     "redis-sentinel": Target("redis-sentinel", SCHEMES["redis+sentinel"], "{sentinels}?prefix={name}"),
     "postgres": Target("postgres", SCHEMES["postgres"], "{postgres}?schema={name}"),
     "postgres-bouncer": Target("postgres-bouncer", SCHEMES["postgres"], "{pgbouncer}?schema={name}"),
+    "postgres-least": Target("postgres-least", "least:open", "{postgres}?schema={name}"),
     "redis-cluster": Target("redis-cluster", SCHEMES["redis+cluster"], "{cluster}?prefix={name}&shards=6"),
 }
 

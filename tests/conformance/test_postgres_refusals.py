@@ -1,16 +1,13 @@
 """What the PostgreSQL storage refuses, or cannot reach: one sentence, in time; URLs, rights and steps."""
 
-from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
-from lab import new, refusal
+from lab import refusal
 
 from gotask import backends
 from gotask.backends.postgres import migrations, upkeep
 from gotask.errors import NotConfigured
-from gotask.model import Settlement
-from gotask.states import Event
 from tests.servers.fixtures import Servers, StartPostgres
 from tests.servers.postgres import Postgres
 from tests.servers.processes import free_ports
@@ -56,41 +53,6 @@ def test_the_promise(server: Postgres) -> None:
     with closing(backends.open(f"{server.url}?schema=promised")) as store:
         survives = "Once enqueue has answered, a job survives a crash of GoTask or PostgreSQL and loss of power"
         assert store.promise == f"{survives} (synchronous_commit on)."
-
-
-@pytest.fixture
-def app(server: Postgres) -> Iterator[str]:
-    """A user with few rights, as a URL with a schema that is not there yet."""
-    server.command("CREATE ROLE app LOGIN PASSWORD 'app'")
-    server.command("REVOKE CREATE ON DATABASE postgres FROM PUBLIC")
-    yield f"postgres://app:app@{server.address}/postgres?schema=owned"
-    server.command("DROP SCHEMA IF EXISTS owned CASCADE")
-    server.command("DROP ROLE app")
-
-
-def test_an_owner_migrates_and_others_work(server: Postgres, app: str) -> None:
-    # Given a user that may not make the tables
-    assert "this user may not make it: run gotask migrate up as one who may" in refusal(app, NotConfigured)
-    # When the owner has made them, and granted what docs/postgres.md says
-    owner = f"{server.url}?schema=owned"
-    assert set(upkeep.up(owner, post=True)) == set(migrations.steps())
-    assert upkeep.up(owner, post=True) == []
-    for grant in (
-        "GRANT USAGE ON SCHEMA owned TO app",
-        "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA owned TO app",
-        "GRANT USAGE, UPDATE ON ALL SEQUENCES IN SCHEMA owned TO app",
-    ):
-        server.command(grant)
-    # Then the user can do all of a job's life, and tend the days
-    with closing(backends.open(app)) as store:
-        store.enqueue_many([new(id="j")])
-        (job,) = store.lease({"default": 1}, "n", 30.0)
-        assert store.settle_many([Settlement("j", job.lease, Event.ACK)]) == [True]
-        store.tick()
-        assert store.drop_many(["j"]) == [True]
-    assert server.command("SELECT count(*) > 5 FROM pg_tables WHERE schemaname = 'owned' AND tablename ~ '^history_2'") == [
-        (True,)
-    ]
 
 
 def test_a_store_that_lacks_a_step_is_not_touched(server: Postgres) -> None:
