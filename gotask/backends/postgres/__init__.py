@@ -26,13 +26,14 @@ from gotask.backends.postgres.intake import Intake
 from gotask.backends.postgres.joined import Joined
 from gotask.backends.postgres.ringer import Ringer
 from gotask.backends.postgres.server import Server
-from gotask.clock import from_epoch
+from gotask.clock import from_epoch, monotonic
 from gotask.errors import BackendDown, InvalidInput
 from gotask.model import Beat, Enqueued, Filter, Held, Job, NewJob, Page, Queue, Record, Settlement, Tick, Worker
 from gotask.states import DAY_S, DEAD_LETTER_KEEP_S, KEEP_S, Event, State
 
 R = TypeVar("R", Queue, Worker)
 
+SURVEY_S: Final = 0.5  #: seconds after which a lease looks anew where waiting jobs begin
 FOLD_AT: Final = 500  #: tallies, above which a tick adds them up
 KEEP_DAYS: Final = sorted({round(seconds / DAY_S) for seconds in (*KEEP_S.values(), DEAD_LETTER_KEEP_S)})
 
@@ -48,6 +49,7 @@ class Postgres:
     def __init__(self, server: Server, clock: Callable[[], float] | None = None) -> None:
         self._server = server
         self._clock = clock
+        self._surveyed_at = monotonic()
         self._channel = f"gotask:{server.address.schema}"
         self._ringer = Ringer(server, self._channel)
         self._ear = Ear(server, self._channel, self._ringer)
@@ -82,10 +84,19 @@ class Postgres:
         if not asked:
             return []
         queues, numbers = rows.texts([queue for queue, _ in asked]), rows.ints([want for _, want in asked])
-        found = self._server.call("lease", queues, numbers, owner, lease_s, self._at(), lazy=True)
+        found = self._server.call("lease", queues, numbers, owner, lease_s, self._at())
+        if found:
+            self._survey(queues)
         order = {queue: n for n, queue in enumerate(wants)}
         jobs = [(order[job.queue], -job.priority, row[1], job) for row in found for job in (rows.read_job(row),)]
         return [job for *_, job in sorted(jobs, key=lambda one: one[:3])]
+
+    def _survey(self, queues: rows.Array) -> None:
+        """Let the next leases begin behind what has left, which a long transaction elsewhere keeps from being cleaned up."""
+        if monotonic() - self._surveyed_at > SURVEY_S:
+            self._surveyed_at = monotonic()
+            with suppress(BackendDown):  # the next lease tries again
+                self._server.call("survey", SURVEY_S / 2, queues)
 
     def settle_many(self, settlements: Sequence[Settlement]) -> list[bool]:
         if not settlements:
@@ -106,7 +117,6 @@ class Postgres:
             rows.any_of(rows.texts, [rows.escaped(beat.note) for beat in said.values()]),
             lease_s,
             self._at(),
-            lazy=True,
         )
         held = {(id, lease): Held.CANCEL if cancel else Held.HELD for id, lease, cancel in found}
         return [held.get((beat.id, beat.lease), Held.LOST) for beat in beats]

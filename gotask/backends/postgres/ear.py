@@ -14,7 +14,7 @@ from typing import Final
 import psycopg
 
 from gotask.backends.postgres import rows
-from gotask.backends.postgres.link import Link, connect, disown
+from gotask.backends.postgres.link import Link, disown
 from gotask.backends.postgres.ringer import Ringer
 from gotask.backends.postgres.server import Server
 from gotask.backends.postgres.sql import quoted
@@ -90,7 +90,7 @@ class Ear:
     def _run(self) -> None:
         mine = self._wake[0]
         while True:
-            with suppress(psycopg.Error, GotaskError, OSError), connect(self._server.address) as link:
+            with suppress(psycopg.Error, GotaskError, OSError), self._server.links.connect() as link:
                 self._link = link
                 link.execute(f"LISTEN {quoted(self._channel)}")
                 if self._listen(link, mine):
@@ -109,7 +109,7 @@ class Ear:
         while True:
             now = monotonic()
             if asked <= heard and now - heard > SILENCE_S:
-                self._server.call("ring", self._channel, rows.texts([proof]), self._channel, rows.texts([]), lazy=True)
+                self._server.call("ring", self._channel, rows.texts([proof]), self._channel, rows.texts([]))
                 asked = monotonic()
             elif asked > heard and now - asked > PROOF_S:
                 return self._deaf(wake)
@@ -198,5 +198,5 @@ class PostgresWatch:
     def _note(self) -> None:
         """Tell the store whose ends somebody waits for; an end that nobody waits for is not told."""
         if self._jobs and self._ear.hears and monotonic() - self._noted_at > AWAITED_S / 2:
-            self._server.call("note waits", AWAITED_S, rows.texts(self._jobs), lazy=True)
+            self._server.call("note waits", AWAITED_S, rows.texts(self._jobs))
             self._noted_at = monotonic()

@@ -25,6 +25,8 @@ from gotask.errors import BackendDown
 ADAPTERS: Final = adapters()
 #: a server whose clock is late in noticing is given so much before we stop listening to it
 GRACE_S: Final = 0.5
+#: whether the settings at its start reached the session, which some poolers leave out without a word
+_HEEDED: Final = "SELECT current_setting('gotask.limits', true)"
 
 
 class Late(psycopg.OperationalError):
@@ -35,6 +37,7 @@ class Link(psycopg.Connection[tuple[Any, ...]]):
     """A connection that waits until `deadline` (by the monotonic clock) and no longer."""
 
     deadline: float = inf
+    pooled: bool = True  #: whether each transaction may have another session, so that it must bring its limits along
 
     def wait(self, gen: PQGen[Any], *_: Any, **__: Any) -> Any:
         if self.deadline == inf:
@@ -73,11 +76,23 @@ def _ready(events: int) -> Any:
     return waiting.Ready(ready)
 
 
-def connect(address: Address) -> Link:
-    """A new connection. Raises psycopg's errors."""
-    link = Link.connect(autocommit=True, prepare_threshold=None, context=_CONTEXT, **address.login)
+def connect(address: Address, settings: str = "") -> Link:
+    """A new connection; `settings` as libpq's `options` has them. Raises psycopg's errors."""
+    login = address.login
+    if settings:
+        login = {**login, "options": f"{login.get('options', '')} {settings}"}
+    link = Link.connect(autocommit=True, prepare_threshold=None, context=_CONTEXT, **login)
     link.add_notice_handler(lambda _: None)
     return link
+
+
+def limits(timeout: float) -> str:
+    """What a session that is ours alone begins with, whatever the defaults of its user and database are."""
+    limit = f"{max(1, int(timeout * 1000))}ms"
+    return (
+        f"-c statement_timeout={limit} -c lock_timeout={limit} -c idle_in_transaction_session_timeout={limit}"
+        r" -c default_transaction_isolation=read\ committed -c default_transaction_read_only=off -c gotask.limits=heeded"
+    )
 
 
 class _Context:
@@ -96,6 +111,7 @@ class Links:
     def __init__(self, address: Address) -> None:
         self.address = address
         self.closed = False
+        self._pooled = False
         self.start()
         _ALL.add(self)
 
@@ -126,12 +142,28 @@ class Links:
         finally:
             places.release()
 
+    def connect(self) -> Link:
+        """A new connection, with its limits set if it is one to PostgreSQL itself. Raises psycopg's errors."""
+        if not self._pooled:
+            try:
+                link = connect(self.address, limits(self.address.timeout))
+                link.pooled = link.execute(_HEEDED).fetchone() != ("heeded",)
+                if not link.pooled:
+                    link.prepare_threshold = 1
+                    return link
+                link.close()
+            except psycopg.OperationalError as error:  # poolers refuse what they would not do for each session
+                if "startup" not in str(error) and "option" not in str(error):
+                    raise
+            self._pooled = True
+        return connect(self.address)
+
     def _take(self) -> Link:
         while True:
             try:
                 link = self._free.pop()
             except IndexError:
-                return connect(self.address)
+                return self.connect()
             if not link.closed and link.is_quiet:
                 return link
             link.close()

@@ -1,5 +1,6 @@
 -- What the storage asks: one statement each, by name, beside the functions of migrations/. `gotask` stands for the schema's
--- name, and `%s` for a value; `{columns}` is every column of a job.
+-- name, and `%s` for a value; `{columns}` is every column of a job. A statement that says {lazy} is not waited for on the disk: a
+-- crash of the server may undo it, because doing it again is all that follows.
 
 -- enqueue --
 SELECT id, status, due_at, created_at FROM gotask.enqueue_1(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
@@ -10,10 +11,10 @@ UNION ALL SELECT {columns} FROM gotask.history WHERE id = ANY (%s)
     AND due_at > (SELECT forgotten_until FROM gotask.tended)
 
 -- lease --
-SELECT {columns} FROM gotask.lease_1(%s, %s, %s, %s, %s)
+SELECT {columns} FROM {lazy}, gotask.lease_1(%s, %s, %s, %s, %s)
 
 -- extend --
-SELECT id, lease, cancel FROM gotask.extend_1(%s, %s, %s, %s, %s, %s)
+SELECT id, lease, cancel FROM {lazy}, gotask.extend_1(%s, %s, %s, %s, %s, %s)
 
 -- ack --
 SELECT id, lease, queue, limited FROM gotask.ack_1(%s, %s, %s, %s, %s)
@@ -91,10 +92,13 @@ SELECT extract(epoch FROM least(
 SELECT gotask.forget_1(%s, %s)
 
 -- fold --
-SELECT gotask.fold_1(%s)
+SELECT gotask.fold_1(%s) FROM {lazy}
 
 -- tend --
 SELECT gotask.tend_1(%s, %s)
+
+-- survey --
+SELECT gotask.survey_1(%s, %s) FROM {lazy}
 
 -- get record --
 SELECT version, body::text FROM gotask.records WHERE kind = %s AND name = %s
@@ -116,9 +120,9 @@ UPDATE gotask.records SET version = version + 1, body = %s WHERE kind = %s AND n
 DELETE FROM gotask.records WHERE kind = %s AND name = %s AND (version = %s OR %s) RETURNING version
 
 -- note waits --
-INSERT INTO gotask.waits SELECT id, now() + %s * interval '1 s' FROM unnest(%s) id
+INSERT INTO gotask.waits SELECT id, now() + %s * interval '1 s' FROM {lazy}, unnest(%s) id
 ON CONFLICT (id) DO UPDATE SET believed_until = excluded.believed_until
 
 -- ring --
-SELECT pg_notify(%s, topic) FROM unnest(%s) topic
+SELECT pg_notify(%s, topic) FROM {lazy}, unnest(%s) topic
 UNION ALL SELECT pg_notify(%s, 'job:' || id) FROM gotask.waits WHERE id = ANY (%s)

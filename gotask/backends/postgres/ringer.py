@@ -66,7 +66,7 @@ class Ringer:
                     return
             named, known = rows.texts(sorted(topics)), rows.texts(ended)
             with suppress(GotaskError):  # a hint that is lost
-                self._server.call("ring", self._channel, named, self._channel, known, lazy=True)
+                self._server.call("ring", self._channel, named, self._channel, known)
 
     def _next(self) -> tuple[set[str], list[str]]:
         """What may be told now; nothing when it is time to end. A queue that was told of a moment ago has to wait."""

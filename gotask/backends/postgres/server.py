@@ -1,7 +1,8 @@
 """Transactions, each with a deadline, and what PostgreSQL or the network says as errors of ours.
 
-A transaction is one round trip if it can be: its beginning, its limits, its statements and its end are sent at once, and
-nothing is left to the session, so that a pooler may give each transaction another one.
+A transaction is one round trip if it can be: one statement by itself, or all of them sent at once. A connection to PostgreSQL
+itself knows its limits from its start (see link.py); behind a pooler, which may give each transaction another session, nothing
+is left to the session, and each transaction begins by setting them.
 """
 
 import threading
@@ -23,12 +24,13 @@ Rows = list[tuple[Any, ...]]
 TRIES: Final = 8  #: times a transaction is tried that others were in the way of
 #: others were in the way. A check is violated by a row on its way to `history_rest` while its day gets a table of its own
 _IN_THE_WAY: Final = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure, psycopg.errors.CheckViolation)
+#: what was prepared is no more, or has another result since a migration
+_STALE: Final = (psycopg.errors.InvalidSqlStatementName, psycopg.errors.FeatureNotSupported)
 _BEGIN: Final = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"  #: whatever the database's default is
 _LIMITS: Final = (
     "SELECT set_config('statement_timeout', %s, true), set_config('lock_timeout', %s, true),"
     " set_config('idle_in_transaction_session_timeout', %s, true)"
 )
-_LAZY: Final = ", set_config('synchronous_commit', 'off', true)"
 _FACTS: Final = (
     "SELECT current_setting('server_version_num')::int, current_setting('server_version'), current_setting('server_encoding'),"
     " current_setting('fsync'), current_setting('full_page_writes'), current_setting('synchronous_commit'),"
@@ -39,25 +41,31 @@ _FACTS: Final = (
 class Txn:
     """A transaction under way. What `ask` is given at once goes to the server at once."""
 
-    def __init__(self, link: Link, statements: Any, timeout: float, lazy: bool) -> None:
-        self._link, self._statements, self._lazy = link, statements, lazy
-        limit = f"{max(1, int(timeout * 1000))}ms"
-        self._limits: tuple[str, ...] | None = (limit, limit, limit)
+    def __init__(self, link: Link, statements: Any, timeout: float) -> None:
+        self._link, self._statements = link, statements
+        self._limit = f"{max(1, int(timeout * 1000))}ms"
+        self._begun = False
         self.done = False
 
     def ask(self, *calls: tuple[Any, ...], last: bool = False) -> list[Rows]:
         """The rows of statements, each given as its name and values; with `last` the transaction ends with them."""
         link = self._link
-        with link.pipeline():
-            if self._limits is not None:
-                link.execute(_BEGIN)
-                link.execute(_LIMITS + (_LAZY if self._lazy else ""), self._limits)
-                self._limits = None
-            cursors = [link.execute(self._statements.get(name, name), values, binary=True) for name, *values in calls]
-            if last:
-                link.execute("COMMIT")
-        self.done = last
+        if last and not self._begun and len(calls) == 1 and not link.pooled:
+            cursors = self._execute(calls)
+        else:
+            with link.pipeline():
+                if not self._begun:
+                    link.execute(_BEGIN)
+                    if link.pooled:
+                        link.execute(_LIMITS, [self._limit] * 3)
+                cursors = self._execute(calls)
+                if last:
+                    link.execute("COMMIT")
+        self._begun, self.done = True, last
         return [cursor.fetchall() if cursor.description is not None else [] for cursor in cursors]
+
+    def _execute(self, calls: tuple[tuple[Any, ...], ...]) -> list[Any]:
+        return [self._link.execute(self._statements.get(name, name), values, binary=True) for name, *values in calls]
 
 
 class Server:
@@ -71,29 +79,30 @@ class Server:
         self._checked = False
         self.facts: tuple[Any, ...] = ()
 
-    def call(self, name: str, *values: Any, lazy: bool = False) -> Rows:
+    def call(self, name: str, *values: Any) -> Rows:
         """The rows of one statement, in a transaction of its own."""
-        return self.transact(lambda txn: txn.ask((name, *values), last=True)[0], lazy)
+        return self.transact(lambda txn: txn.ask((name, *values), last=True)[0])
 
-    def transact(self, work: Callable[[Txn], T], lazy: bool = False) -> T:
+    def transact(self, work: Callable[[Txn], T]) -> T:
         """Do `work` in one transaction: all of it or nothing; again from its start if others were in the way.
 
-        `lazy` is for what a crash of the server may undo, because doing it again is all that follows.
         Raises BackendDown when there is no answer in time, or none that helps.
         """
         timeout = self.address.timeout
         for tried in range(TRIES):
             with self.told(), self.links.one(timeout) as link:
                 self._check(link)
-                txn = Txn(link, self.statements, timeout, lazy)
+                txn = Txn(link, self.statements, timeout)
                 try:
                     answer = work(txn)
                     if not txn.done:
                         txn.ask(last=True)
                     return answer
-                except _IN_THE_WAY:
+                except (*_IN_THE_WAY, *_STALE) as error:
                     if tried + 1 == TRIES:
                         raise
+                    if isinstance(error, _STALE):
+                        link.close()
                 except BaseException:
                     if link.pgconn.transaction_status == psycopg.pq.TransactionStatus.ACTIVE:
                         link.close()

@@ -27,7 +27,8 @@ def statements(schema: str) -> Mapping[str, str]:
             found[name] = ""
         elif name:
             found[name] += f"{line}\n"
-    words = {"{columns}": ", ".join(COLUMNS), "{moving}": ", ".join(MOVING), _SCHEMA: f"{quoted(schema)}."}
+    lazy = "set_config('synchronous_commit', 'off', true) AS lazy"
+    words = {"{lazy}": lazy, "{columns}": ", ".join(COLUMNS), "{moving}": ", ".join(MOVING), _SCHEMA: f"{quoted(schema)}."}
     for word, meaning in words.items():
         found = {name: body.replace(word, meaning).strip() for name, body in found.items()}
     return found

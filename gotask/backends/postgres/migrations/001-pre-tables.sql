@@ -5,7 +5,6 @@
 -- Free text (unique_key, reason, error, progress_note) has \ and NUL as \\ and \0, since PostgreSQL keeps no NUL in a text.
 
 CREATE SEQUENCE places;  -- numbers jobs as they were accepted, or queued up anew
-CREATE SEQUENCE leases;
 
 CREATE TABLE jobs (
     seq              bigint PRIMARY KEY,
@@ -73,9 +72,11 @@ CREATE TABLE counts (
 ) WITH (fillfactor = 50);
 CREATE INDEX counts_due ON counts (due_at) WHERE due_at < 'infinity';
 
--- Per queue: jobs leased so far (for ageing), and the token bucket of its rate limit. Who leases from a queue locks its row.
+-- Per queue: where to look for what waits, jobs leased so far while several priorities did (for ageing), and the token bucket of
+-- its rate limit. Whoever counts locks the row.
 CREATE TABLE lanes (
     queue     text COLLATE "C" PRIMARY KEY,
+    floors    bigint[],                          -- of each priority, a place below which no job waits
     leased    bigint NOT NULL DEFAULT 0,
     tokens    float8,
     filled_at timestamptz
@@ -94,6 +95,15 @@ CREATE UNLOGGED TABLE waits (
     id         text COLLATE "C" PRIMARY KEY,
     believed_until timestamptz NOT NULL
 );
+
+-- One row: what survey_1 saw when it last looked around.
+CREATE TABLE surveys (
+    one         boolean PRIMARY KEY DEFAULT true CHECK (one),
+    surveyed_at timestamptz NOT NULL DEFAULT '-infinity',
+    upto        bigint NOT NULL DEFAULT 0,       -- the last place that was given out
+    writers     text[] NOT NULL DEFAULT '{}'     -- transactions that may hold places up to it
+) WITH (fillfactor = 20);
+INSERT INTO surveys DEFAULT VALUES;
 
 -- One row: the day for which tend_1 has made and dropped tables, and the time up to which history is forgotten: rows that are
 -- due by then are only still there until the table of their day is dropped.

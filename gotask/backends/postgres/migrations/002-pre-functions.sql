@@ -2,7 +2,8 @@
 -- share a store, and goes only in a `post` step. `at` is the time, NULL for the server's own clock.
 --
 -- What the tables hold changes from empty to millions and back within minutes, so plans must not follow their statistics: each
--- function is planned once, for the indexes that were made for it.
+-- function is planned once, for the indexes that were made for it. Rows that arrays name are looked up one by one in a LATERAL
+-- subquery, which no planner turns around: a join could begin with the whole table instead, while that looks small.
 
 -- Accept jobs, given as arrays of one length or NULL for what none of them says. Answers those that are new.
 -- Whoever ends a job removes it from `jobs` and puts it into `history` at once. So an id is looked for in `history` after it
@@ -53,28 +54,34 @@ BEGIN
         WHERE known IS NULL OR m.id <> ALL (known);
 END $$;
 
--- What a queue's record and its lane allow of `want` starts now. The lane is locked, and its bucket filled.
-CREATE FUNCTION allowed_1(lane lanes, want integer, instant timestamptz, OUT starts integer, OUT bucket float8)
+-- The lane of a queue, locked.
+CREATE FUNCTION lane_1(name text) RETURNS lanes LANGUAGE plpgsql SET search_path FROM CURRENT
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off AS $$
+DECLARE
+    lane lanes;
+BEGIN
+    SELECT * INTO lane FROM lanes WHERE queue = name FOR UPDATE;
+    IF NOT FOUND THEN
+        INSERT INTO lanes (queue) VALUES (name) ON CONFLICT DO NOTHING;
+        SELECT * INTO lane FROM lanes WHERE queue = name FOR UPDATE;
+    END IF;
+    RETURN lane;
+END $$;
+
+-- What the record of a queue, `rules`, and its lane, which is locked, allow of `want` starts now; and its bucket, filled.
+CREATE FUNCTION allowed_1(rules json, lane lanes, want integer, instant timestamptz, OUT starts integer, OUT bucket float8)
 LANGUAGE plpgsql SET search_path FROM CURRENT
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
 SET enable_mergejoin = off AS $$
 DECLARE
-    rules json;
-    most integer;
-    rate float8;
+    most integer := coalesce((rules ->> 'max_workers')::integer, 0);
+    rate float8 := coalesce((rules ->> 'rate_limit')::float8, 0);
 BEGIN
     starts := want;
-    SELECT body INTO rules FROM records WHERE kind = 'queue' AND name = lane.queue;
-    IF NOT FOUND THEN RETURN; END IF;
-    IF (rules ->> 'paused')::boolean THEN
-        starts := 0;
-        RETURN;
-    END IF;
-    most := coalesce((rules ->> 'max_workers')::integer, 0);
     IF most > 0 THEN
         starts := least(starts, most - (SELECT count(*) FROM jobs WHERE status = 'RUNNING' AND queue = lane.queue));
     END IF;
-    rate := coalesce((rules ->> 'rate_limit')::float8, 0);
     IF rate > 0 THEN -- it holds a second's worth, and at least one start; a clock that stepped back goes on from there
         bucket := coalesce(lane.tokens, greatest(1, rate));
         IF lane.filled_at <= instant THEN
@@ -85,103 +92,135 @@ BEGIN
     starts := greatest(starts, 0);
 END $$;
 
--- The next `n` of a queue in order, locked; those whose turn of ageing falls among them go to the oldest of the rest.
-CREATE FUNCTION pick_1(lane lanes, n integer, instant timestamptz, OUT rows tid[], OUT newest bigint)
+-- The next `n` of a queue in order, locked, of which the last `aged` are the oldest of the rest. One range of the index per
+-- priority, each from its floor: below it lie only entries of jobs that have left, which a long transaction elsewhere keeps there.
+CREATE FUNCTION pick_1(name text, n integer, aged integer, floors bigint[], instant timestamptz, OUT rows tid[], OUT newest bigint)
 LANGUAGE plpgsql SET search_path FROM CURRENT
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
 SET enable_mergejoin = off SET enable_sort = off AS $$
 DECLARE
-    aged integer := (lane.leased + n) / 16 - lane.leased / 16;
-    lowest smallint;
-    highest smallint;
-    heads json; -- priority -> the highest place picked
+    heads bigint[]; -- of each priority, the place from which the rest begins
     older tid[];
+    latest bigint;
 BEGIN
-    IF aged > 0 THEN
-        SELECT priority INTO lowest FROM jobs WHERE status = 'PENDING' AND queue = lane.queue ORDER BY priority LIMIT 1;
-        SELECT priority INTO highest FROM jobs WHERE status = 'PENDING' AND queue = lane.queue
-        ORDER BY priority DESC LIMIT 1;
-        IF lowest = highest THEN aged := 0; END IF; -- the first are the oldest
-    END IF;
-    IF aged = 0 THEN
-        SELECT array_agg(f.ctid), max(f.lease) INTO rows, newest FROM (
-            SELECT ctid, lease FROM jobs
-            WHERE status = 'PENDING' AND queue = lane.queue AND (due_at IS NULL OR due_at > instant)
-            ORDER BY priority DESC, place LIMIT n FOR UPDATE SKIP LOCKED
-        ) f;
-        RETURN;
-    END IF;
     SELECT array_agg(f.ctid), max(f.lease) INTO rows, newest FROM (
-        SELECT ctid, lease FROM jobs
-        WHERE status = 'PENDING' AND queue = lane.queue AND (due_at IS NULL OR due_at > instant)
-        ORDER BY priority DESC, place LIMIT n - aged FOR UPDATE SKIP LOCKED
+        SELECT o.ctid, o.lease FROM generate_series(9, 0, -1) AS p (priority), LATERAL (
+            SELECT ctid, lease FROM jobs
+            WHERE status = 'PENDING' AND queue = name AND priority = p.priority
+                AND place >= coalesce(floors[p.priority + 1], 0) AND (due_at IS NULL OR due_at > instant)
+            ORDER BY place LIMIT n - aged FOR UPDATE SKIP LOCKED
+        ) o LIMIT n - aged
     ) f;
-    IF coalesce(cardinality(rows), 0) < n - aged THEN RETURN; END IF;
-    SELECT json_object_agg(h.priority, h.place) INTO heads
-    FROM (SELECT priority, max(place) AS place FROM jobs WHERE ctid = ANY (rows) GROUP BY priority) h;
-    SELECT array_agg(o.ctid), greatest(newest, max(o.lease)) INTO older, newest FROM (
-        SELECT o.ctid, o.lease FROM generate_series(lowest::integer, highest::integer) AS p (priority), LATERAL (
+    IF aged = 0 OR coalesce(cardinality(rows), 0) < n - aged THEN RETURN; END IF;
+    heads := ARRAY (
+        SELECT coalesce((SELECT max(place) + 1 FROM jobs WHERE ctid = ANY (rows) AND priority = p), floors[p + 1], 0)
+        FROM generate_series(0, 9) AS p
+    );
+    SELECT array_agg(o.ctid), max(o.lease) INTO older, latest FROM (
+        SELECT o.ctid, o.lease FROM generate_series(0, 9) AS p (priority), LATERAL (
             SELECT ctid, lease, place FROM jobs
-            WHERE status = 'PENDING' AND queue = lane.queue AND priority = p.priority
-                AND (due_at IS NULL OR due_at > instant) AND place > coalesce((heads ->> p.priority::text)::bigint, -1)
+            WHERE status = 'PENDING' AND queue = name AND priority = p.priority
+                AND place >= heads[p.priority + 1] AND (due_at IS NULL OR due_at > instant)
             ORDER BY place LIMIT aged FOR UPDATE SKIP LOCKED
         ) o ORDER BY o.place LIMIT aged
     ) o;
     rows := rows || older;
+    newest := greatest(newest, latest);
 END $$;
 
 -- Lease up to wants[i] jobs of queues[i], which are in order. Not in the order of the jobs.
--- The number of a lease is never below the time in microseconds, so that one which a crash of the server took back (leases are
--- not waited for on the disk) is not given out again.
+-- The number of a lease is the time in microseconds, or more if a job had that: so one which a crash of the server took back
+-- (leases are not waited for on the disk) is not given out again. A lane is locked if there is anything to count.
 CREATE FUNCTION lease_1(queues text[], wants integer[], owner text, lease_s float8, at timestamptz)
 RETURNS SETOF jobs LANGUAGE plpgsql SET search_path FROM CURRENT
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
 SET enable_mergejoin = off AS $$
 DECLARE
     lane lanes;
+    rules json;
+    known bigint[];
+    kinds integer; -- of priorities that wait
     may record;
     picked record;
-    number bigint;
-    least_ bigint;
+    number bigint := 0;
     instant timestamptz;
     taken integer;
 BEGIN
     FOR i IN 1 .. cardinality(queues) LOOP
-        CONTINUE WHEN NOT EXISTS (SELECT FROM jobs WHERE status = 'PENDING' AND queue = queues[i]);
-        SELECT * INTO lane FROM lanes WHERE queue = queues[i] FOR UPDATE;
-        IF NOT FOUND THEN
-            INSERT INTO lanes (queue) VALUES (queues[i]) ON CONFLICT DO NOTHING;
-            SELECT * INTO lane FROM lanes WHERE queue = queues[i] FOR UPDATE;
+        SELECT r.body, l.floors INTO rules, known FROM (VALUES (queues[i])) AS q (name)
+        LEFT JOIN records r ON r.kind = 'queue' AND r.name = q.name LEFT JOIN lanes l ON l.queue = q.name;
+        CONTINUE WHEN (rules ->> 'paused')::boolean;
+        SELECT count(*) INTO kinds FROM generate_series(0, 9) AS p WHERE ( -- not EXISTS, which would become a join
+            SELECT place FROM jobs
+            WHERE status = 'PENDING' AND queue = queues[i] AND priority = p AND place >= coalesce(known[p + 1], 0)
+            ORDER BY place LIMIT 1
+        ) IS NOT NULL;
+        CONTINUE WHEN kinds = 0;
+        lane := NULL;
+        IF kinds > 1 OR rules IS NOT NULL THEN
+            lane := lane_1(queues[i]);
         END IF;
         instant := coalesce(at, clock_timestamp()); -- after the wait for the lane
-        SELECT * INTO may FROM allowed_1(lane, wants[i], instant);
+        SELECT * INTO may FROM allowed_1(rules, lane, wants[i], instant);
         taken := 0;
         IF may.starts > 0 THEN
-            SELECT * INTO picked FROM pick_1(lane, may.starts, instant);
+            SELECT * INTO picked FROM pick_1(queues[i], may.starts,
+                CASE WHEN kinds > 1 THEN ((lane.leased + may.starts) / 16 - lane.leased / 16)::integer ELSE 0 END, known, instant);
             taken := coalesce(cardinality(picked.rows), 0);
         END IF;
         IF taken > 0 THEN
-            IF number IS NULL THEN
-                number := nextval('leases');
-                least_ := greatest(extract(epoch FROM clock_timestamp()) * 1000000, picked.newest + 1);
-                IF number < least_ THEN
-                    number := least_;
-                    PERFORM setval('leases', number);
-                END IF;
-            ELSIF number <= picked.newest THEN
-                number := picked.newest + 1;
-            END IF;
+            IF number = 0 THEN number := extract(epoch FROM clock_timestamp()) * 1000000; END IF;
+            number := greatest(number, picked.newest + 1);
             RETURN QUERY UPDATE jobs SET status = 'RUNNING', lease = number, worker_id = owner, started_at = instant,
                 updated_at = instant, due_at = instant + lease_s * interval '1 s', reason = NULL
                 WHERE ctid = ANY (picked.rows) RETURNING jobs.*;
             INSERT INTO tallies (queue, status, n) VALUES (queues[i], 'PENDING', -taken), (queues[i], 'RUNNING', taken);
         END IF;
-        IF taken > 0 OR (may.bucket IS NOT NULL AND (lane.filled_at IS NULL OR lane.filled_at > instant)) THEN
+        IF (taken > 0 AND kinds > 1)
+            OR (may.bucket IS NOT NULL AND (taken > 0 OR lane.filled_at IS NULL OR lane.filled_at > instant))
+            OR (may.bucket IS NULL AND lane.filled_at IS NOT NULL) -- without a limit no bucket is kept: one set later starts full
+        THEN
             UPDATE lanes SET leased = leased + taken, tokens = may.bucket - taken,
                 filled_at = CASE WHEN may.bucket IS NOT NULL THEN instant END
-            WHERE queue = queues[i]; -- without a limit no bucket is kept: one set later starts full
+            WHERE queue = queues[i];
         END IF;
     END LOOP;
+END $$;
+
+-- Who may hold places that nobody else sees yet: a place is taken only under such a lock on a table of jobs.
+CREATE FUNCTION writers_1() RETURNS text[] LANGUAGE sql SET search_path FROM CURRENT AS $$
+    SELECT coalesce(array_agg(DISTINCT virtualtransaction), '{}') FROM pg_locks
+    WHERE locktype = 'relation' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+        AND relation IN ('jobs'::regclass, 'history'::regclass) AND mode IN ('RowShareLock', 'RowExclusiveLock')
+$$;
+
+-- Raise the floors of all lanes, and of `queues`, which are in order, if it is some time since. Of the places up to `upto`, all were given out before the last survey,
+-- to `writers` or to those who had ended; once none of the writers is left, whatever waits at such a place is seen here.
+CREATE FUNCTION survey_1(every_s float8, queues text[]) RETURNS void LANGUAGE plpgsql SET search_path FROM CURRENT
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off AS $$
+DECLARE
+    last surveys;
+    lane lanes;
+    raised bigint[];
+BEGIN
+    SELECT * INTO last FROM surveys WHERE surveyed_at < clock_timestamp() - every_s * interval '1 s' FOR UPDATE SKIP LOCKED;
+    IF NOT FOUND THEN RETURN; END IF;
+    INSERT INTO lanes (queue) SELECT * FROM unnest(queues) ON CONFLICT DO NOTHING;
+    IF NOT last.writers && writers_1() THEN
+        FOR lane IN SELECT * FROM lanes ORDER BY queue FOR UPDATE LOOP -- whoever gives a job back locks its lane too
+            raised := ARRAY (
+                SELECT least(last.upto, (
+                    SELECT place FROM jobs
+                    WHERE status = 'PENDING' AND queue = lane.queue AND priority = p AND place >= coalesce(lane.floors[p + 1], 0)
+                    ORDER BY place LIMIT 1
+                )) FROM generate_series(0, 9) AS p
+            );
+            UPDATE lanes SET floors = raised WHERE queue = lane.queue AND floors IS DISTINCT FROM raised;
+        END LOOP;
+    END IF;
+    last.upto := (SELECT last_value FROM places); -- before the writers are looked for: whoever comes later gets a later place
+    UPDATE surveys SET surveyed_at = clock_timestamp(), upto = last.upto, writers = writers_1();
 END $$;
 
 -- Push the ends of leases out, and note progress. Answers those that are held.
@@ -192,12 +231,17 @@ SET enable_mergejoin = off AS $$
 #variable_conflict use_column
 DECLARE
     instant timestamptz := coalesce(at, clock_timestamp());
+    running text := 'RUNNING'; -- as a literal it would let the plan begin with all that run
 BEGIN
-    RETURN QUERY UPDATE jobs j SET due_at = instant + lease_s * interval '1 s',
-        progress = coalesce(b.progress, j.progress), progress_note = coalesce(b.note, j.progress_note),
-        updated_at = CASE WHEN b.progress IS NULL AND b.note IS NULL THEN j.updated_at ELSE instant END
-    FROM unnest(ids, leases, progresses, notes) AS b (id, lease, progress, note)
-    WHERE j.id = b.id AND j.lease = b.lease AND j.status = 'RUNNING'
+    RETURN QUERY WITH held AS (
+        SELECT f.at, b.progress, b.note FROM unnest(ids, leases, progresses, notes) AS b (id, lease, progress, note), LATERAL (
+            SELECT ctid AS at FROM jobs WHERE jobs.id = b.id AND jobs.lease = b.lease AND status = running FOR UPDATE
+        ) f
+    )
+    UPDATE jobs j SET due_at = instant + lease_s * interval '1 s',
+        progress = coalesce(h.progress, j.progress), progress_note = coalesce(h.note, j.progress_note),
+        updated_at = CASE WHEN h.progress IS NULL AND h.note IS NULL THEN j.updated_at ELSE instant END
+    FROM held h WHERE j.ctid = h.at
     RETURNING j.id, j.lease, j.cancel_requested;
 END $$;
 
@@ -210,11 +254,14 @@ SET enable_mergejoin = off AS $$
 #variable_conflict use_column
 DECLARE
     instant timestamptz := coalesce(at, clock_timestamp());
+    running text := 'RUNNING'; -- as a literal it would let the plan begin with all that run
 BEGIN
-    RETURN QUERY WITH gone AS (
-        DELETE FROM jobs j USING unnest(ids, leases, results, keeps) AS a (id, lease, outcome, keep)
-        WHERE j.id = a.id AND j.lease = a.lease AND j.status = 'RUNNING'
-        RETURNING j.*, a.outcome, a.keep
+    RETURN QUERY WITH held AS (
+        SELECT f.at, a.outcome, a.keep FROM unnest(ids, leases, results, keeps) AS a (id, lease, outcome, keep), LATERAL (
+            SELECT ctid AS at FROM jobs WHERE jobs.id = a.id AND jobs.lease = a.lease AND status = running FOR UPDATE
+        ) f
+    ), gone AS (
+        DELETE FROM jobs j USING held h WHERE j.ctid = h.at RETURNING j.*, h.outcome, h.keep
     ), ended AS (
         INSERT INTO history (seq, place, lease, due_at, created_at, updated_at, expires_at, started_at, completed_at, progress,
             retry_count, crashes, priority, cancel_requested, status, id, queue, type, unique_key, worker_id, origin_queue,
@@ -230,8 +277,10 @@ BEGIN
         UNION ALL
         SELECT queue, 'SUCCESS', due_at, count(*) FROM ended GROUP BY queue, due_at
     )
-    SELECT e.id, e.lease, e.queue, r.name IS NOT NULL FROM ended e
-    LEFT JOIN records r ON r.kind = 'queue' AND r.name = e.queue AND (r.body ->> 'max_workers')::integer > 0;
+    SELECT e.id, e.lease, e.queue, e.queue = ANY (l.names) FROM ended e, (
+        SELECT array_agg(r.name) AS names FROM (SELECT DISTINCT queue FROM ended) d
+        JOIN records r ON r.kind = 'queue' AND r.name = d.queue AND (r.body ->> 'max_workers')::integer > 0
+    ) l;
 END $$;
 
 -- Write what Python has decided of jobs that it has locked, each an object of the columns that change and its seq.
@@ -239,19 +288,32 @@ CREATE FUNCTION write_1(staying json, ending json, queues text[], statuses text[
 RETURNS void LANGUAGE plpgsql SET search_path FROM CURRENT
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
 SET enable_mergejoin = off AS $$
+DECLARE
+    back bigint[]; -- seq of those given back, which keep their place
 BEGIN
     IF staying IS NOT NULL THEN
+        SELECT array_agg(c.seq) INTO back FROM json_populate_recordset(NULL::jobs, staying) c
+        WHERE c.status = 'PENDING' AND (SELECT place FROM jobs WHERE jobs.seq = c.seq) = c.place;
         UPDATE jobs j SET (place, due_at, updated_at, started_at, completed_at, expires_at, progress, retry_count, crashes,
             cancel_requested, status, queue, worker_id, origin_queue, reason, error, progress_note, attempts, result)
             = (c.place, c.due_at, c.updated_at, c.started_at, c.completed_at, c.expires_at, c.progress, c.retry_count, c.crashes,
             c.cancel_requested, c.status, c.queue, c.worker_id, c.origin_queue, c.reason, c.error, c.progress_note, c.attempts,
             c.result)
-        FROM json_populate_recordset(NULL::jobs, staying) c WHERE j.seq = c.seq;
+        FROM json_populate_recordset(NULL::jobs, staying) c,
+            LATERAL (SELECT ctid AS at FROM jobs WHERE jobs.seq = c.seq OFFSET 0) f WHERE j.ctid = f.at;
+        IF back IS NOT NULL THEN
+            PERFORM lane_1(queue) FROM (SELECT DISTINCT queue FROM jobs WHERE seq = ANY (back) ORDER BY queue) q;
+            UPDATE lanes l SET floors = ARRAY (
+                SELECT least(f.place, (SELECT min(place) FROM jobs WHERE seq = ANY (back) AND queue = l.queue AND priority = p - 1))
+                FROM unnest(l.floors) WITH ORDINALITY AS f (place, p) ORDER BY p
+            ) WHERE queue = ANY (ARRAY (SELECT queue FROM jobs WHERE seq = ANY (back))) AND floors IS NOT NULL;
+        END IF;
     END IF;
     IF ending IS NOT NULL THEN
         WITH gone AS (
-            DELETE FROM jobs j USING (SELECT value, (value ->> 'seq')::bigint AS seq FROM json_array_elements(ending)) c
-            WHERE j.seq = c.seq RETURNING j AS job, c.value
+            DELETE FROM jobs j USING json_array_elements(ending) AS c (value),
+                LATERAL (SELECT ctid AS at FROM jobs WHERE jobs.seq = (c.value ->> 'seq')::bigint OFFSET 0) f
+            WHERE j.ctid = f.at RETURNING j AS job, c.value
         )
         INSERT INTO history SELECT r.* FROM gone, LATERAL json_populate_record(gone.job, gone.value) r;
     END IF;
@@ -266,11 +328,12 @@ SET enable_mergejoin = off AS $$
 BEGIN
     RETURN QUERY WITH new AS (
         INSERT INTO jobs SELECT r.* FROM json_array_elements(coming) WITH ORDINALITY AS c (value, at)
-            JOIN history h ON h.seq = (c.value ->> 'seq')::bigint, LATERAL json_populate_record(h, c.value) r
+            , LATERAL (SELECT h FROM history h WHERE h.seq = (c.value ->> 'seq')::bigint OFFSET 0) f
+            , LATERAL json_populate_record(f.h, c.value) r
             ORDER BY c.at
         ON CONFLICT DO NOTHING RETURNING seq
     ), gone AS (
-        DELETE FROM history h USING new WHERE h.seq = new.seq
+        DELETE FROM history h WHERE h.seq = ANY (ARRAY (SELECT seq FROM new))
     )
     SELECT seq FROM new;
 END $$;

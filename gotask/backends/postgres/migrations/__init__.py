@@ -17,6 +17,7 @@ _LOCK: Final = "SELECT pg_advisory_xact_lock(hashtext('gotask migrations'), hash
 #: asked of the catalogue: to_regclass may answer from what the session remembers of it
 _THERE: Final = "SELECT count(*) FROM pg_tables WHERE schemaname = %s AND tablename = 'migrations'"
 _LOG: Final = "CREATE TABLE IF NOT EXISTS migrations (name text PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())"
+_UNLIMITED: Final = "SELECT set_config(name, '0', true) FROM unnest('{statement_timeout,lock_timeout}'::text[]) name"
 BUSY_S: Final = 30.0  #: seconds that the steps may take together when a store is made; `gotask migrate up` has no limit
 
 
@@ -75,6 +76,7 @@ def text_of(schema: str, names: list[str]) -> str:
 def up(link: psycopg.Connection[Any], schema: str, post: bool) -> list[str]:
     """Run the steps that a store lacks, `post` ones too if asked to, all in one transaction; their names."""
     with link.transaction():
+        link.execute(_UNLIMITED)
         link.execute(_LOCK, (schema,))
         have = applied(link, schema)
         lacks = [name for name in steps() if name not in have and (post or "-pre-" in name)]
