@@ -1,4 +1,4 @@
-"""What only the PostgreSQL storage has: two places for an id, days of history, plans, forks, restarts, and ears that fail."""
+"""What only the PostgreSQL storage has: two places for an id, days of history, forks, restarts, and ears that fail."""
 
 import os
 import threading
@@ -164,36 +164,6 @@ def test_tallies_are_added_up_and_the_sums_stay(server: Postgres, url: str) -> N
         while moved.tick().next_in == 0:
             pass
         assert set(moved.counts()) == {("default", State.PENDING)}
-
-
-# plans
-
-
-@pytest.mark.parametrize(
-    ("asked", "index"),
-    [
-        ("SELECT ctid FROM jobs WHERE status = 'PENDING' AND queue = 'q' ORDER BY priority DESC, place LIMIT 9", "jobs_ready"),
-        ("SELECT * FROM jobs WHERE status = 'RUNNING' AND due_at <= now() ORDER BY due_at LIMIT 9", "jobs_lapses"),
-        ("SELECT count(*) FROM jobs WHERE status = 'RUNNING' AND queue = 'q'", "jobs_lapses"),
-        (
-            "SELECT * FROM jobs WHERE status <> 'RUNNING' AND due_at IS NOT NULL AND due_at <= now() ORDER BY due_at, seq",
-            "jobs_wakes",
-        ),
-        ("SELECT * FROM jobs WHERE unique_key = ANY ('{a,b}')", "jobs_keys"),
-        ("SELECT * FROM history WHERE status = 'FAILED' ORDER BY seq DESC LIMIT 9", "status_seq|history_rare"),
-        ("SELECT * FROM history ORDER BY seq DESC LIMIT 9", "seq"),
-        ("SELECT * FROM history WHERE id = ANY ('{a,b}')", "id"),
-    ],
-)
-def test_what_is_asked_often_is_asked_of_an_index(
-    store: postgres.Postgres, server: Postgres, url: str, asked: str, index: str
-) -> None:
-    store.counts()
-    where = f"{server.url}?options=-csearch_path%3D{schema(url)}%20-cenable_seqscan%3Doff"
-    plan = "\n".join(line for (line,) in server.command(f"EXPLAIN {asked}", url=where))
-    assert "Index" in plan
-    assert any(word in plan for word in index.split("|"))
-    assert "Seq Scan on jobs" not in plan
 
 
 # processes and servers that go

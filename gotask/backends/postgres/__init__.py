@@ -167,8 +167,8 @@ class Postgres:
         return [found.get(id) for id in ids]
 
     def find(self, filter: Filter) -> Page:
-        statement, values = lists.page(self._server.address.schema, filter)
-        found = self._server.transact(lambda txn: txn.ask((statement, *values), last=True)[0])
+        asked = lists.page(self._server.address.schema, filter)
+        found = self._server.transact(lambda txn: txn.ask(*asked, last=True)[-1])
         jobs = [rows.read_job(row) for row in found[: filter.limit]]
         more = len(found) > filter.limit
         return Page(jobs, lists.cursor(found[filter.limit - 1][0]) if more else None)

@@ -1,33 +1,42 @@
 """Lists of jobs, newest first, one page at a time."""
 
 import base64
-from typing import Any
+from typing import Any, Final
 
 from gotask.backends.postgres import rows
 from gotask.backends.postgres.sql import quoted
 from gotask.errors import InvalidInput
 from gotask.model import Filter
-from gotask.states import FINISHED
+from gotask.states import FINISHED, State
 
-_FIELDS = ", ".join(rows.COLUMNS)
-_SEQ_MAX = 2**63 - 1
+_FIELDS: Final = ", ".join(rows.COLUMNS)
+_SEQ_MAX: Final = 2**63 - 1
+_OFF: Final = "SELECT set_config('enable_' || name, 'off', true) FROM unnest(%s) name"
+_WAYS: Final = ("seqscan", "bitmapscan", "hashjoin", "mergejoin")
 
 
-def page(schema: str, filter: Filter) -> tuple[str, list[Any]]:
-    """The statement of one page and a job more, and its values."""
+def page(schema: str, filter: Filter) -> tuple[tuple[Any, ...], ...]:
+    """What to ask for one page and a job more: each a statement and its values, the page last.
+
+    A page is read along an index in the order of the list, and ends when it is full, whatever the statistics say of the tables.
+    What runs or has a key is little, and has an index of its own: it is read whole, and sorted. Of what waits in one queue the
+    statistics may know that it is little.
+    """
     conditions, values = _conditions(filter)
     most = filter.offset + filter.limit + 1
     parts, bound = [], list[Any]()
     for table in _tables(filter):
         remembered = f"due_at > (SELECT forgotten_until FROM {quoted(schema)}.tended)"
         where = [*conditions, *([remembered] if table == "history" else [])]
+        source = f"{quoted(schema)}.{table}{' WHERE ' if where else ''}{' AND '.join(where)}"
+        few = "due_at" if filter.status is State.RUNNING else "unique_key" if filter.unique_key and table == "jobs" else None
+        if few:
+            source = f"(SELECT * FROM {source} ORDER BY {few} OFFSET 0) few"
         bound += [*values, most]
-        parts.append(
-            f"(SELECT {_FIELDS} FROM {quoted(schema)}.{table}{' WHERE ' if where else ''}{' AND '.join(where)}"
-            " ORDER BY seq DESC LIMIT %s)"
-        )
+        parts.append(f"(SELECT {_FIELDS} FROM {source} ORDER BY seq DESC LIMIT %s)")
     statement = f"SELECT * FROM ({' UNION ALL '.join(parts)}) found ORDER BY seq DESC LIMIT %s OFFSET %s"
-    return statement, [*bound, filter.limit + 1, filter.offset]
+    ways = _WAYS if filter.status is State.PENDING and filter.queue else (*_WAYS, "sort")
+    return (_OFF, rows.texts(ways)), (statement, *bound, filter.limit + 1, filter.offset)
 
 
 def _tables(filter: Filter) -> list[str]:
@@ -37,10 +46,10 @@ def _tables(filter: Filter) -> list[str]:
 
 
 def _conditions(filter: Filter) -> tuple[list[str], list[Any]]:
-    conditions: list[str] = []
+    # as a literal, by which a partial index is found
+    conditions: list[str] = [] if filter.status is None else [f"status = '{filter.status.value}'"]
     values: list[Any] = []
     for condition, value in (
-        ("status = %s", None if filter.status is None else filter.status.value),
         ("queue = %s", filter.queue),
         ("type = %s", filter.type),
         ("worker_id = %s", rows.escaped(filter.worker_id)),
