@@ -1,4 +1,4 @@
-"""A server, a proxy before it, and a node that reaches the server only through the proxy."""
+"""A server with a node at work; and one with a proxy before it, through which alone the node reaches it."""
 
 import time
 from collections.abc import Iterator
@@ -10,19 +10,30 @@ from typing import Final
 from gotask import backends
 from gotask.backends import Backend
 from tests.chaos.producer import Producer, fresh
-from tests.chaos.witness import Run, judge, runs
+from tests.chaos.witness import Run, agreed, judge, runs
 from tests.crash.harness import Node, drained, node
 from tests.servers.chaosproxy import ChaosProxy
+from tests.servers.postgres import Postgres
 from tests.servers.redis import Redis
 
 IMPATIENT: Final = "?timeout=1"  #: for producers, which are to try often
+SOON: Final = "?timeout=2"  #: for a node, whose calls are to be given up within a fault
+
+
+@contextmanager
+def at_work(server: Redis | Postgres, folder: Path, numbers: dict[str, int], *flags: str) -> Iterator[tuple[Node, Backend]]:
+    """A node that has loaded its app and works, and the store. `numbers` gets what was accepted for that."""
+    many = ("-c", "4", "--processes", "2")
+    with closing(backends.open(server.url)) as store, node(server.url, folder, *many, *flags) as running:
+        fresh(store, numbers, 30.0)
+        yield running, store
 
 
 @dataclass
 class Site:
     """`store` reaches the server itself, `url` goes through the proxy. `numbers` is all that was ever accepted here."""
 
-    server: Redis
+    server: Redis | Postgres
     proxy: ChaosProxy
     store: Backend
     node: Node
@@ -46,14 +57,19 @@ class Site:
         drained(self.store, 60.0)
         seen = runs(self.node.witness)
         judge(self.store, self.numbers, seen, repeated)
+        agreed(self.store)
         return seen
 
 
 @contextmanager
-def site(folder: Path, *flags: str) -> Iterator[Site]:
-    with Redis(folder / "redis", appendonly=True, appendfsync="everysec") as server, ChaosProxy(server.address) as proxy:
+def site(folder: Path, *flags: str, kind: str = "redis") -> Iterator[Site]:
+    made_by = {
+        "redis": lambda: Redis(folder / "redis", appendonly=True, appendfsync="everysec"),
+        "postgres": lambda: Postgres(folder / "postgres"),
+    }
+    with made_by[kind]() as server, ChaosProxy(server.address) as proxy:
         url = proxy.before(server.url)
-        with closing(backends.open(server.url)) as store, node(url, folder, *flags) as running:
+        with closing(backends.open(server.url)) as store, node(url + SOON, folder, *flags) as running:
             made = Site(server, proxy, store, running, url)
             fresh(store, made.numbers, 30.0)  # the node has loaded its app and works
             yield made

@@ -1,13 +1,14 @@
 """What the bodies of tasks wrote down, as runs with a beginning and an end, and the verdict over them."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 
 from gotask.backends import Backend
-from gotask.model import Job
+from gotask.model import Filter, Job
+from gotask.states import State
 from tests.crash.harness import History, check, fetch
 
 
@@ -61,6 +62,35 @@ def judge(store: Backend, numbers: dict[str, int], seen: list[Run], repeated: in
         assert (job.id, job.lease) in ended, f"{job.id} was settled under lease {job.lease}, and no body ended under that"
         assert job.crashes <= repeated, f"{job.id} is held to have crashed {job.crashes} times"
     return tally["repeated"]
+
+
+def agreed(store: Backend) -> None:
+    """The numbers of a store that is at rest are those of the jobs it shows, and none is left running."""
+    found: Counter[tuple[str, State]] = Counter()
+    cursor: str | None = None
+    while True:
+        page = store.find(Filter(limit=500, cursor=cursor))
+        found.update((job.queue, job.status) for job in page.jobs)
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+    assert store.counts() == found
+    assert not [queue for queue, state in found if state is State.RUNNING]
+
+
+def explained(seen: Iterable[Run], faults: Sequence[tuple[float, float]], slack: float) -> int:
+    """How many runs were repeated. Each of them must follow one that a fault met: while its job was begun and not yet settled,
+    which takes no more than `slack` seconds after its body has ended."""
+    repeated = 0
+    before: dict[str, Run] = {}
+    for run in seen:
+        old = before.get(run.job)
+        if old is not None:
+            repeated += 1
+            met = any(old.begun <= healed and broken <= min(old.ended, run.begun) + slack for broken, healed in faults)
+            assert met, f"{run.job} was begun again, and no fault met its first run: {old}, then {run}"
+        before[run.job] = run
+    return repeated
 
 
 def settled_by(store: Backend, ids: Iterable[str]) -> Counter[str]:

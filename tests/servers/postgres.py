@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Final, Self
 import psycopg
 
 from tests.servers.certificates import Certificates
-from tests.servers.processes import STOP_S, Process, free_ports, need, until
+from tests.servers.processes import STOP_S, Process, free_ports, is_alive, need, until
 
 ANSWER_S: Final = 10  #: seconds a command may take; the servers are on this machine and hold little
 NOBODY: Final = 65534  #: user and group
@@ -131,6 +131,41 @@ class Postgres(Process):
                     self.wait(STOP_S / 5)
                     return
             self.kill()  # it waits for a client that came too late and does not go, and signals that one's process no more
+
+    def end(self, how: signal.Signals) -> None:
+        """What `pg_ctl stop` does: SIGINT is its mode "fast", SIGQUIT "immediate", after which the log is replayed."""
+        os.kill(self.pid, how)
+        self.wait(STOP_S)
+
+    def kill(self) -> None:
+        """SIGKILL the postmaster, and return once its backends have noticed: before, no other server can start here."""
+        left = self._backends() if self.running else []
+        super().kill()
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+        until("the backends of a dead postmaster are gone", lambda: not any(map(is_alive, left)), STOP_S)
+
+    def suspend(self) -> None:
+        """Freeze it and all its backends: connections stay open, and nothing is answered."""
+        super().suspend()
+        for pid in self._backends():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        for pid in self._backends():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+        super().resume()
+
+    def _backends(self) -> list[int]:
+        """The processes of its connections, and those that work for all."""
+        try:
+            listed = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
+        except FileNotFoundError:
+            return []
+        return [int(pid) for pid in listed.split()]
 
     def answers(self, url: str = "") -> bool:
         with suppress(psycopg.Error):
