@@ -12,6 +12,7 @@ from least import url_of
 from gotask import backends
 from gotask.backends import postgres
 from gotask.backends.postgres import migrations, upkeep
+from gotask.backends.postgres.rows import texts
 from gotask.errors import BackendDown, NotConfigured
 from gotask.model import Beat, Filter, Queue, Settlement
 from gotask.states import DAY_S, Event, State
@@ -92,6 +93,7 @@ def test_a_whole_life_over_many_days_needs_no_more(url: str) -> None:
                 pass
             store.drop_many([f"{day}-7"])
         store._server.call("fold", store._at())
+        store._server.call("survey", 0.0, texts(["default", "few"]))
         # Then all of it was done, the days too: there is a table for each of those that come, and none of those that are over
         assert store.counts()["default", State.PENDING] > 0
         assert store.find(Filter(limit=100)).jobs
@@ -126,7 +128,7 @@ def test_what_ends_goes_into_the_table_of_its_day(url: str) -> None:
         "ALTER TABLE jobs ADD COLUMN mine text",
         "ALTER TABLE jobs DISABLE TRIGGER ALL",
         "ALTER FUNCTION tend_1 SET search_path TO mine",
-        "ALTER SEQUENCE leases RESTART",
+        "ALTER SEQUENCE places RESTART",
         "CREATE INDEX ON jobs (type)",
         "CREATE OR REPLACE FUNCTION fold_1(at timestamptz) RETURNS bigint LANGUAGE sql AS 'SELECT 1::bigint'",
         "SET ROLE owner",

@@ -143,6 +143,17 @@ class Ground:
         self.ready(program)
         return program
 
+    def apart(self, url: str, nodes: int = 1) -> list[Program]:
+        """A server and nodes, each started by itself, once all are ready. The first node has the health port."""
+        self.env["GOTASK_STORAGE"] = url
+        server = self.start("gotask-server")
+        ports = [[], *[["-health-port=0"]] * (nodes - 1)]
+        started = [self.start("gotask-worker", "-c", "2", f"-worker-id=node{n}", *port) for n, port in enumerate(ports)]
+        until("the server", lambda: self.get("/readyz")[0] == 200)
+        until("the node", lambda: http(f"http://127.0.0.1:{self.health}/readyz")[0] == 200)
+        until("all nodes", lambda: self.get("/api/v1/workers")[1]["count"] == nodes)
+        return [server, *started]
+
     def ready(self, program: Program) -> None:
         def look() -> bool:
             assert program.process.poll() is None, f"ended with {program.process.returncode}:\n{program.output}"

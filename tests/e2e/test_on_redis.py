@@ -1,7 +1,6 @@
 """The programs on Redis: what they refuse, what they need, and how little they ask when nothing happens."""
 
 import json
-import os
 import re
 import time
 from typing import Final
@@ -9,7 +8,7 @@ from typing import Final
 import pytest
 
 from gotask.backends.redis import script
-from tests.e2e.conftest import ROOT, Ground, Program, http, one_line, until
+from tests.e2e.conftest import ROOT, Ground, one_line, until
 from tests.servers.fixtures import StartRedis
 from tests.servers.redis import Redis
 
@@ -18,16 +17,6 @@ USERS: Final = ["default off", "root on >root ~* &* +@all", f"gotask on >pw {RIG
 ROOT_LOGIN: Final = ("root", "root")
 IDLE_S: Final = 40.0  #: seconds over which an idle system is watched
 IDLE_MOST: Final = 60  #: calls a minute, of one server and one node together
-
-
-def apart(ground: Ground, url: str) -> tuple[Program, Program]:
-    """A server and a node, each started by itself, once both are ready."""
-    ground.env["GOTASK_STORAGE"] = url
-    server = ground.start("gotask-server")
-    node = ground.start("gotask-worker", "-c", "2")
-    until("the server", lambda: ground.get("/readyz")[0] == 200)
-    until("the node", lambda: http(f"http://127.0.0.1:{ground.health}/readyz")[0] == 200)
-    return server, node
 
 
 EVICTING: Final = {
@@ -53,24 +42,10 @@ def test_a_redis_that_may_evict_is_refused_at_start(ground: Ground, start_redis:
         )
 
 
-def test_a_library_that_is_missing_is_named(ground: Ground) -> None:
-    # Given an installation without redis-py
-    (ground.folder / "redis.py").write_text("raise ModuleNotFoundError(\"No module named 'redis'\", name='redis')\n")
-    ground.env["PYTHONPATH"] = f"{ground.folder}{os.pathsep}{ground.env['PYTHONPATH']}"
-    for name, *argv in (("gotask-server",), ("gotask-worker",), ("gotask", "up"), ("gotask", "job", "list")):
-        done = ground.run(name, *argv, "-storage=redis", code=2)
-        assert one_line(done.stderr) == (
-            f"{name}: The storage redis needs redis, which is not installed: pip install 'gotask[redis]'."
-        )
-    # Then everything else works without it
-    ground.up("-storage=sqlite")
-    assert ground.json("job", "submit", "echo", "--wait")["status"] == "SUCCESS"
-
-
 def test_the_user_with_few_rights_can_run_everything(ground: Ground, start_redis: StartRedis) -> None:
     server = start_redis(user=USERS, login=ROOT_LOGIN, appendonly=True)
     # Given a server and a node that know only that user
-    apart(ground, f"redis://gotask:pw@{server.address}/0")
+    ground.apart(f"redis://gotask:pw@{server.address}/0")
     # When jobs are submitted, awaited, listed, cancelled and retried, by command and over REST
     assert ground.json("job", "submit", "math", "--payload", '{"operation": "add", "a": 10, "b": 5}', "--wait")["result"]
     id = ground.json("job", "submit", "echo", "--delay", "600", "--unique-key", "k", "--priority", "3")["id"]
@@ -120,7 +95,7 @@ def test_doctor_knows_redis(ground: Ground, start_redis: StartRedis) -> None:
 def test_an_idle_system_asks_little(ground: Ground, start_redis: StartRedis) -> None:
     # Given a server and a node that have worked, and have nothing to do
     server = start_redis(appendonly=True)
-    apart(ground, server.url)
+    ground.apart(server.url)
     assert ground.json("job", "submit", "echo", "--wait")["status"] == "SUCCESS"
     time.sleep(5.0)
     # When nothing happens for a while
