@@ -136,7 +136,7 @@ class Postgres:
     def _next_due(self) -> tuple[float | None, bool]:
         """Seconds until something is due, and whether the tables of today are still to be made."""
         at = self._at()
-        ((rest, untended, tallies),) = self._server.call("next due", at, at, FOLD_AT)
+        ((rest, untended, tallies),) = self._server.call("next due", FOLD_AT, at)
         if tallies >= FOLD_AT:
             self._server.call("fold", at)
         return None if rest is None else max(0.0, rest), untended

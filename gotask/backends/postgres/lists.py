@@ -25,9 +25,10 @@ def page(schema: str, filter: Filter) -> tuple[tuple[Any, ...], ...]:
     conditions, values = _conditions(filter)
     most = filter.offset + filter.limit + 1
     parts, bound = [], list[Any]()
-    for table in _tables(filter):
-        remembered = f"due_at > (SELECT forgotten_until FROM {quoted(schema)}.tended)"
-        where = [*conditions, *([remembered] if table == "history" else [])]
+    for table, status in _places(filter):
+        where = [*([f"status = '{status.value}'"] if status else []), *conditions]
+        if table == "history":
+            where.append(f"due_at > (SELECT forgotten_until FROM {quoted(schema)}.tended)")
         source = f"{quoted(schema)}.{table}{' WHERE ' if where else ''}{' AND '.join(where)}"
         few = "due_at" if filter.status is State.RUNNING else "unique_key" if filter.unique_key and table == "jobs" else None
         if few:
@@ -39,15 +40,15 @@ def page(schema: str, filter: Filter) -> tuple[tuple[Any, ...], ...]:
     return (_OFF, rows.texts(ways)), (statement, *bound, filter.limit + 1, filter.offset)
 
 
-def _tables(filter: Filter) -> list[str]:
-    if filter.status is None:
-        return ["jobs", "history"]
-    return ["history"] if filter.status in FINISHED else ["jobs"]
+def _places(filter: Filter) -> list[tuple[str, State | None]]:
+    """The tables to look into, and the status to name there: as a literal, by which an index is found."""
+    if filter.status is not None:
+        return [("history" if filter.status in FINISHED else "jobs", filter.status)]
+    return [("jobs", None), *(("history", status) for status in State if status in FINISHED)]
 
 
 def _conditions(filter: Filter) -> tuple[list[str], list[Any]]:
-    # as a literal, by which a partial index is found
-    conditions: list[str] = [] if filter.status is None else [f"status = '{filter.status.value}'"]
+    conditions: list[str] = []
     values: list[Any] = []
     for condition, value in (
         ("queue = %s", filter.queue),

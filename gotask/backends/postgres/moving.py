@@ -164,7 +164,7 @@ def do_due(server: Server, limit: int, at: datetime | None) -> tuple[Tick, Heard
     def work(txn: Txn) -> Tick:
         heard.__init__()  # type: ignore[misc]  # this may be tried again
         done = Tick()
-        (found,) = txn.ask(("lock due jobs", at, at, limit, at, limit, limit))
+        (found,) = txn.ask(("lock due jobs", at, limit, at))
         moved = [Standing(row) for row in found]
         poison = {one.queue for one in moved if one.found is moves.RUNNING}
         dead = dead_letters(txn, poison) if poison else {}
@@ -234,7 +234,8 @@ def revive(server: Server, ids: Sequence[str], reason: str | None, at: datetime 
                 one.moved, one.place = True, next(places)
                 if key is not None:
                     keys.add(key)
-                coming.append(rows.change(one.job, one.seq, one.place) | {"updated_at": from_epoch(one.instant)})
+                changed = rows.change(one.job, one.seq, one.place)
+                coming.append(changed | {"id": id, "updated_at": from_epoch(one.instant)})
         if not coming:
             return
         (back,) = txn.ask(("revive", rows.to_json(coming).decode()))

@@ -30,19 +30,7 @@ FROM (SELECT * FROM gotask.history WHERE id = ANY (%s)
 
 -- lock due jobs --
 SELECT {moving}, nextval('gotask.places') AS fresh, extract(epoch FROM coalesce(%s, clock_timestamp()))::float8 AS instant
-FROM (
-    SELECT * FROM (
-        SELECT * FROM (
-            SELECT * FROM gotask.jobs WHERE status = 'RUNNING' AND due_at <= coalesce(%s, now())
-            ORDER BY due_at LIMIT %s FOR UPDATE SKIP LOCKED
-        ) lapsed
-        UNION ALL
-        SELECT * FROM (
-            SELECT * FROM gotask.jobs WHERE status <> 'RUNNING' AND due_at IS NOT NULL AND due_at <= coalesce(%s, now())
-            ORDER BY due_at, seq LIMIT %s FOR UPDATE SKIP LOCKED
-        ) waking
-    ) due ORDER BY due_at, seq LIMIT %s
-) j
+FROM gotask.due_1(%s, %s)
 
 -- write --
 SELECT gotask.write_1(%s, %s, %s, %s, %s, %s)
@@ -79,14 +67,7 @@ SELECT queue, status, sum(n)::bigint FROM (
 ) added GROUP BY queue, status HAVING sum(n) <> 0
 
 -- next due --
-SELECT extract(epoch FROM least(
-        (SELECT min(due_at) FROM gotask.jobs WHERE status = 'RUNNING'),
-        (SELECT min(due_at) FROM gotask.jobs WHERE status <> 'RUNNING' AND due_at IS NOT NULL),
-        (SELECT min(due_at) FROM gotask.tallies WHERE due_at IS NOT NULL),
-        (SELECT min(due_at) FROM gotask.counts WHERE due_at < 'infinity')
-    ) - coalesce(%s, clock_timestamp()))::float8,
-    (SELECT day < (coalesce(%s, clock_timestamp()) AT TIME ZONE 'UTC')::date FROM gotask.tended),
-    (SELECT count(*) FROM (SELECT FROM gotask.tallies LIMIT %s) counted)
+SELECT rest, untended, tallied FROM gotask.next_due_1(%s, %s)
 
 -- forget --
 SELECT gotask.forget_1(%s, %s)

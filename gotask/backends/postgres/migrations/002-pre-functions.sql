@@ -223,6 +223,44 @@ BEGIN
     UPDATE surveys SET surveyed_at = clock_timestamp(), upto = last.upto, writers = writers_1();
 END $$;
 
+-- Seconds until something is due, whether the tables of today are still to be made, and how many tallies there are, up to `most`.
+CREATE FUNCTION next_due_1(most integer, at timestamptz, OUT rest float8, OUT untended boolean, OUT tallied bigint)
+LANGUAGE plpgsql SET search_path FROM CURRENT
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off AS $$
+DECLARE
+    instant timestamptz := coalesce(at, clock_timestamp());
+BEGIN
+    rest := extract(epoch FROM least(
+        (SELECT due_at FROM jobs WHERE status = 'RUNNING' ORDER BY due_at LIMIT 1),
+        (SELECT due_at FROM jobs WHERE status <> 'RUNNING' AND due_at IS NOT NULL ORDER BY due_at LIMIT 1),
+        (SELECT due_at FROM tallies WHERE due_at IS NOT NULL ORDER BY due_at LIMIT 1),
+        (SELECT due_at FROM counts WHERE due_at < 'infinity' ORDER BY due_at LIMIT 1)
+    ) - instant);
+    untended := (SELECT day < (instant AT TIME ZONE 'UTC')::date FROM tended);
+    tallied := (SELECT count(*) FROM (SELECT FROM tallies LIMIT most) t);
+END $$;
+
+-- What is due, up to `most` jobs, locked, the longest due first.
+CREATE FUNCTION due_1(most integer, at timestamptz) RETURNS SETOF jobs LANGUAGE plpgsql SET search_path FROM CURRENT
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off AS $$
+DECLARE
+    instant timestamptz := coalesce(at, clock_timestamp());
+BEGIN
+    RETURN QUERY SELECT * FROM (
+        SELECT * FROM (
+            SELECT * FROM jobs WHERE status = 'RUNNING' AND due_at <= instant
+            ORDER BY due_at LIMIT most FOR UPDATE SKIP LOCKED
+        ) lapsed
+        UNION ALL
+        SELECT * FROM (
+            SELECT * FROM jobs WHERE status <> 'RUNNING' AND due_at IS NOT NULL AND due_at <= instant
+            ORDER BY due_at, seq LIMIT most FOR UPDATE SKIP LOCKED
+        ) waking
+    ) due ORDER BY due_at, seq LIMIT most;
+END $$;
+
 -- Push the ends of leases out, and note progress. Answers those that are held.
 CREATE FUNCTION extend_1(ids text[], leases bigint[], progresses float8[], notes text[], lease_s float8, at timestamptz)
 RETURNS TABLE (id text, lease bigint, cancel boolean) LANGUAGE plpgsql SET search_path FROM CURRENT
@@ -328,12 +366,12 @@ SET enable_mergejoin = off AS $$
 BEGIN
     RETURN QUERY WITH new AS (
         INSERT INTO jobs SELECT r.* FROM json_array_elements(coming) WITH ORDINALITY AS c (value, at)
-            , LATERAL (SELECT h FROM history h WHERE h.seq = (c.value ->> 'seq')::bigint OFFSET 0) f
+            , LATERAL (SELECT h FROM history h WHERE h.id = c.value ->> 'id' AND h.seq = (c.value ->> 'seq')::bigint OFFSET 0) f
             , LATERAL json_populate_record(f.h, c.value) r
             ORDER BY c.at
-        ON CONFLICT DO NOTHING RETURNING seq
+        ON CONFLICT DO NOTHING RETURNING id, seq
     ), gone AS (
-        DELETE FROM history h WHERE h.seq = ANY (ARRAY (SELECT seq FROM new))
+        DELETE FROM history h WHERE h.id = ANY (ARRAY (SELECT id FROM new)) AND h.seq = ANY (ARRAY (SELECT seq FROM new))
     )
     SELECT seq FROM new;
 END $$;
