@@ -1,7 +1,7 @@
 """What a running task may know and say of its own job: the parameter annotated `Context`."""
 
 from math import isnan
-from typing import Protocol
+from typing import Any, Protocol
 
 from msgspec import Struct, field
 
@@ -20,6 +20,8 @@ class Line(Protocol):
 
     def cut_off(self) -> bool: ...
 
+    def complete(self, connection: Any, result: object) -> None: ...
+
 
 class NoLine:
     """The line of a task that no node runs: a plain call, or a test. Keeps what was said."""
@@ -35,6 +37,9 @@ class NoLine:
 
     def cut_off(self) -> bool:
         return False
+
+    def complete(self, connection: Any, result: object) -> None:  # noqa: ARG002 - whatever they are
+        raise InvalidInput("ctx.complete: there is no stored job to complete here; a node must be running this task for one.")
 
 
 class Context(Struct):
@@ -72,3 +77,12 @@ class Context(Struct):
     def deadline(self) -> float | None:
         """Seconds left until the time limit (negative: past it); None without one."""
         return None if self.ends_at is None else self.ends_at - clock.monotonic()
+
+    def complete(self, connection: Any, result: object = None) -> None:
+        """End this job well in a transaction of your own, so that it is done if that commits, and not if it does not.
+
+        `connection` is one of psycopg 3, or an SQLAlchemy session or connection, to the database that jobs are stored in.
+        `result` is the job's; what the task returns after this counts for nothing. Commit before the task returns. Raises
+        LeaseLost, and spoils the transaction, if this run does not hold the job any more.
+        """
+        self.line.complete(connection, result)

@@ -9,6 +9,7 @@
     ├── Overloaded       429   try again later
     ├── BackendDown      503   the store does not answer; the outcome may be unknown
     ├── NotConfigured    500   a setting is missing or names something that is not there
+    ├── LeaseLost        409   a run whose job is not its own any more
     ├── JobFailed        -     what `job.result()` raises for a job that ended without success
     └── ResultTimeout    504   the job has not ended yet
 
@@ -81,6 +82,12 @@ class NotConfigured(GotaskError):
     """A setting is missing, or names something that is not there."""
 
     http, grpc, title = 500, "FAILED_PRECONDITION", "Not configured"
+
+
+class LeaseLost(GotaskError):
+    """This run does not hold its job any more: let this error pass, so that nothing of your transaction is kept."""
+
+    http, grpc, title = 409, "FAILED_PRECONDITION", "Lease lost"
 
 
 class JobFailed(GotaskError):

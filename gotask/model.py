@@ -157,6 +157,15 @@ class Held(StrEnum):
     CANCEL = "cancel"  # held, but somebody asked for it to stop
 
 
+class Became(StrEnum):
+    """What a store knows of a run whose task ended its job in a transaction of its own."""
+
+    DONE = "done"  # it committed
+    UNDONE = "undone"  # it did not, and the run still holds the job
+    OPEN = "open"  # it has not ended
+    LOST = "lost"  # the run does not hold the job, and did not end it
+
+
 class Tick(Struct):
     """What one call of `tick` did. `next_in` is seconds until something is due; 0 if more is due already; None if never."""
 

@@ -8,7 +8,7 @@ from msgspec import Meta
 from msgspec.structs import replace
 
 from gotask import __version__, clock, draft
-from gotask.backends import Backend
+from gotask.backends import Backend, joined
 from gotask.calls import (
     Batch,
     BatchAnswer,
@@ -22,7 +22,7 @@ from gotask.calls import (
     call,
     decode,
 )
-from gotask.errors import Conflict, GotaskError, InvalidInput, NotFound
+from gotask.errors import Conflict, GotaskError, NotFound
 from gotask.model import Attempt, Enqueued, Filter, Job, NewJob, Queue, Worker
 from gotask.queues import DEFAULT_QUEUE, Queues
 from gotask.states import FINISHED, RULES, Event, State, possible
@@ -75,10 +75,7 @@ class Service(Queues):
         """Enqueue jobs that `checked` or `admitted` has seen, in one batch; with `connection`, in its transaction."""
         if connection is None:
             return self.backend.enqueue_many(jobs)
-        joined = getattr(self.backend, "joined", None)
-        if joined is None:
-            raise InvalidInput("connection: this storage cannot take part in your transaction; only postgres can.")
-        answers: list[Enqueued] = joined(connection).enqueue_many(jobs)
+        answers: list[Enqueued] = joined(self.backend, connection).enqueue_many(jobs)
         return answers
 
     @call("GET", "/api/v1/jobs", "read")

@@ -15,16 +15,16 @@ from msgspec import Raw
 
 from gotask import clock, policy
 from gotask.app import GoTask
-from gotask.backends import Backend
+from gotask.backends import Backend, joined
 from gotask.calls import Message
 from gotask.context import Context, NoLine
 from gotask.errors import Cancelled, Conflict, InvalidInput, NotFound, TimeLimit
-from gotask.model import Beat, Enqueued, Job, JobBody, NewJob, Queue, Settlement
+from gotask.model import Beat, Became, Enqueued, Job, JobBody, NewJob, Queue, Settlement
 from gotask.policy import Outcome
 from gotask.service import Service
 from gotask.states import RULES, Event, possible
 from gotask.task import Task, Tasks
-from gotask.verdict import judge
+from gotask.verdict import judge, uncommitted
 
 LEASE_S: Final = 30.0  #: seconds; as a node's
 BATCH: Final = 100  #: jobs of a queue that are leased at once
@@ -55,7 +55,10 @@ def drain(app: GoTask) -> int:
         if not jobs:
             return runs
         for job in jobs:
-            backend.settle_many([_settlement(app.tasks, job, _Line(backend, job), backend.get(Queue, job.queue))])
+            line, queue = _Line(backend, job, app.tasks.get(job.type)), backend.get(Queue, job.queue)
+            outcome = line.counted(_run_once(app.tasks, job, line, queue))
+            if outcome is not None:
+                backend.settle_many([_settlement(app.tasks, job, outcome, queue)])
         runs += len(jobs)
         if runs > RUNS_MAX:
             raise InvalidInput(f"{runs} runs, and jobs are still due: does a task snooze for no time, or enqueue itself?")
@@ -64,10 +67,12 @@ def drain(app: GoTask) -> int:
 class _Line(NoLine):
     """Lets a task say its progress to the store, and hear of its cancellation."""
 
-    def __init__(self, backend: Backend, job: Job) -> None:
+    def __init__(self, backend: Backend, job: Job, task: Task[..., Any] | None) -> None:
         super().__init__()
         self._backend = backend
         self._job = job
+        self._task = task
+        self._completing = False
 
     def report_progress(self, percent: float, note: str) -> None:
         super().report_progress(percent, note)
@@ -76,6 +81,21 @@ class _Line(NoLine):
     def cancelled(self) -> bool:
         job = self._backend.get_many([self._job.id])[0]
         return job is not None and job.cancel_requested
+
+    def complete(self, connection: Any, result: object) -> None:
+        assert self._task is not None, "only a task can ask for this"
+        inside, raw = joined(self._backend, connection), self._task.encode_result(result)
+        self._completing = True
+        inside.complete(self._job.id, self._job.lease, raw)
+
+    def counted(self, outcome: Outcome) -> Outcome | None:
+        """The outcome that counts; None if the task completed its job itself, or had no right to any more."""
+        if not self._completing:
+            return outcome
+        (became,) = self._backend.completions([(self._job.id, self._job.lease)])  # type: ignore[attr-defined]  # postgres
+        if became is Became.OPEN:
+            raise InvalidInput(f"Job {self._job.id} was completed in a transaction that is still open: commit it in the task.")
+        return uncommitted(outcome, was_open=False) if became is Became.UNDONE else None
 
 
 class _Inline(Service):
@@ -106,7 +126,7 @@ class _Inline(Service):
     def _run(self, job: Job) -> None:
         while True:
             line = NoLine()
-            end = _settlement(self._tasks, job, line, None)
+            end = _settlement(self._tasks, job, _run_once(self._tasks, job, line, None), None)
             job.status = RULES[end.event].to
             job.result = None if end.result is None else Raw(end.result)
             job.error, job.reason = end.error, end.reason
@@ -142,15 +162,19 @@ class _Inline(Service):
             raise Conflict(f"Job {job.id} is {job.status}, where {event} is not possible.")
 
 
-def _settlement(tasks: Tasks, job: Job, line: NoLine, queue: Queue | None) -> Settlement:
-    """Run a job once, and judge the run as a node does."""
+def _run_once(tasks: Tasks, job: Job, line: NoLine, queue: Queue | None) -> Outcome:
+    task = tasks.get(job.type)
+    if task is None:
+        return Outcome("unknown", f"there is no task called {job.type!r} here")
+    limit = policy.resolve(job, task.rules, queue).timeout
+    ends_at = clock.monotonic() + limit if limit else None
+    return _outcome(task, job, _context(job, line, ends_at), limit or 0.0)
+
+
+def _settlement(tasks: Tasks, job: Job, outcome: Outcome, queue: Queue | None) -> Settlement:
+    """Judge a run as a node does."""
     task = tasks.get(job.type)
     rules = policy.resolve(job, task.rules if task is not None else None, queue)
-    if task is None:
-        outcome = Outcome("unknown", f"there is no task called {job.type!r} here")
-    else:
-        ends_at = clock.monotonic() + rules.timeout if rules.timeout else None
-        outcome = _outcome(task, job, _context(job, line, ends_at), rules.timeout or 0.0)
     return policy.decide(job, outcome, rules, queue.dead_letter_queue if queue is not None else None, 0.0)
 
 

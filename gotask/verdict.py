@@ -35,6 +35,14 @@ def judge(task: Task[..., Any], error: BaseException, limit: float) -> Outcome:
     return Outcome("failed", text(error), retryable=task.may_retry(error) or not isinstance(error, Exception))
 
 
+def uncommitted(outcome: Outcome, was_open: bool) -> Outcome:
+    """What a run came to that completed its job in a transaction which did not commit; `outcome` is how it ended by itself."""
+    if outcome.verdict != "done":
+        return outcome
+    hint = "was still open when the task returned; commit it before" if was_open else "was rolled back, or never committed"
+    return Outcome("failed", f"the transaction in which the task completed its job did not commit: it {hint}")
+
+
 def text(error: BaseException) -> str:
     """The traceback as text, its end kept if it is long, without the frames of ours that it begins with."""
     trace = error.__traceback__

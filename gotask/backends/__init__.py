@@ -8,9 +8,9 @@ this definition: `pytest tests/conformance --backend=package.module:open` runs i
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
-from gotask.errors import NotConfigured
+from gotask.errors import InvalidInput, NotConfigured
 from gotask.model import Beat, Enqueued, Filter, Held, Job, NewJob, Page, Queue, Record, Settlement, Tick, Worker
 from gotask.states import Event, State
 
@@ -147,3 +147,11 @@ def open(url: str) -> Backend:
             raise
         raise NotConfigured(f"The storage {scheme} needs {e.name}, which is not installed: pip install '{extra}'.") from e
     return opener(url)
+
+
+def joined(backend: Backend, connection: Any) -> Any:
+    """What `backend` can do in the transaction of a connection of the user's. Raises InvalidInput if it can do nothing."""
+    join = getattr(backend, "joined", None)
+    if join is None:
+        raise InvalidInput("connection: this storage cannot take part in your transaction; only postgres can.")
+    return join(connection)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from gotask._core.ring import Segment, die_with_parent
 from gotask.clock import monotonic
@@ -51,13 +51,21 @@ class Child:
 
 
 class Arbiter:
-    """`dispatch` is what the dispatcher's process does, from its fork to its end."""
+    """`dispatch` is what the dispatcher's process does, from its fork to its end; `join` is for the workers, see run.py."""
 
-    def __init__(self, settings: WorkerSettings, segment: Segment, notices: Notices, dispatch: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        segment: Segment,
+        notices: Notices,
+        dispatch: Callable[[], None],
+        join: Callable[[Any], Any],
+    ) -> None:
         self._settings = settings
         self._segment = segment
         self._notices = notices
         self._dispatch = dispatch
+        self._join = join
         self._tasks: Tasks | None = None
         self._dispatcher: Child | None = None
         self._reloader: Child | None = None
@@ -247,7 +255,8 @@ class Arbiter:
             if any(child.index == index for child in self._workers.values()) or not self._may_start(name):
                 continue
             owner = self._segment.enlist(index)
-            work = partial(worker.run, self._segment, owner, self._slots_of(index), self._settings, self._notices, self._tasks)
+            shared = (self._settings, self._notices, self._tasks, self._join)
+            work = partial(worker.run, self._segment, owner, self._slots_of(index), *shared)
             child = self._fork(name, work)
             child.owner, child.index = owner, index
             self._workers[child.pid] = child

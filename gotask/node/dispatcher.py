@@ -22,6 +22,7 @@ from gotask.node import frame
 from gotask.node.agenda import Agenda
 from gotask.node.bell import Bell
 from gotask.node.catalog import Catalog
+from gotask.node.completions import Completions
 from gotask.node.leaser import Leaser
 from gotask.node.ledger import Ledger
 from gotask.node.line import Line
@@ -70,6 +71,7 @@ class Dispatcher:
         self._bell = Bell(self._backend, owner, segment.ring_reports)
         self.adopted = False  # whether the store has answered all that must be known before the first turn
         self.ledger = Ledger(catalog)
+        self._completions = Completions(self.ledger, self._backend)
         self._leaser = Leaser(self._backend, segment, catalog, self.ledger, owner, slots, lease_s)
         self.draining = False
         self.answered_at = self.turned_at = monotonic()  # when the store last answered, and the loop last turned
@@ -94,6 +96,7 @@ class Dispatcher:
 
     def _once(self) -> int:
         moved = self._collect() if self.adopted else self._adopt()  # before all that may find the store down
+        moved += self._completions.look()
         self._catalog.refresh()
         self._bell.listen(self._catalog.names)
         many = len(self.ledger.settlements) >= LEAST
@@ -126,7 +129,8 @@ class Dispatcher:
     def _rest(self) -> float:
         """Seconds to sleep at most; everything that can be rung for is, so this is only for what comes by itself."""
         duties = {"tick": True, "sweep": bool(self.ledger.jobs), "progress": bool(self.ledger.progress)}
-        return self._agenda.rest(duties, SLEEP_S if self.draining else min(SLEEP_S, self._leaser.rest))
+        most = SLEEP_S if self.draining else min(SLEEP_S, self._leaser.rest)
+        return self._agenda.rest(duties, min(most, self._completions.rest))
 
     def _outage(self, error: BackendDown) -> None:
         """The store does not answer: keep everything, and try again after a jittered pause, for ever."""
@@ -152,19 +156,16 @@ class Dispatcher:
         if len(self.ledger.settlements) > DRAIN_MOST:
             return 0
         reports = self._segment.drain(DRAIN_MOST)
-        ledger = self.ledger
         done = [report for report in reports if report[1] == frame.DONE]
-        ledger.done_many(done)
+        self.ledger.done_many(done)
         if len(done) < len(reports):
             for ticket, kind, final, _, body in reports:
-                if final and kind != frame.DONE:
-                    ledger.conclude(ticket, frame.read_outcome(kind, body))
-                elif not final:
-                    ledger.note(ticket, body)
+                if kind != frame.DONE:
+                    self._completions.hear(ticket, kind, final, body)
         self._leaser.measure_runs([report[3] for report in reports if report[2]])
         for loss in self._segment.losses():
-            ledger.conclude(loss.ticket, frame.outcome_of_loss(loss, loss.ticket in ledger.cancelled))
-        return len(ledger.tickets)
+            self._completions.lose(loss)
+        return len(self.ledger.tickets)
 
     def _settle(self, meanwhile: Callable[[], int] | None = None) -> int:
         """Write all endings down, then free their slots, then let workers overwrite the reports: in this order.

@@ -13,6 +13,9 @@ from gotask.policy import Outcome
 DONE: Final = 1  #: the task returned; the body is its result as JSON
 ENDED: Final = 2  #: it ended in any other way; the body is an Outcome
 PROGRESS: Final = 3  #: it goes on; the body is a Progress
+#: the task ends its job in a transaction of its own. Not final: it is about to. Final: it ended, and the body is the Outcome
+#: that counts if that transaction did not commit
+COMPLETION: Final = 4
 
 Metadata = dict[str, str | int | float | bool | None]
 
@@ -66,7 +69,7 @@ def write_outcome(outcome: Outcome) -> bytes:
 
 
 def read_outcome(kind: int, body: bytes) -> Outcome:
-    """What a final report other than DONE says. A torn one did run to its end, but nobody can say to which."""
+    """What a final report other than DONE or COMPLETION says. A torn one did run to its end, but nobody can say to which."""
     if kind == ENDED:
         try:
             return _decode_outcome(body)

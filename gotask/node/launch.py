@@ -4,8 +4,10 @@ import gc
 import os
 import signal
 import socket
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from gotask import backends
 from gotask._core.ring import Segment
@@ -50,7 +52,17 @@ def run(settings: WorkerSettings) -> int:
         started_at=from_epoch(now()),
         lock=str(life.path),
     )
-    return Arbiter(settings, segment, notices, lambda: dispatch(settings, segment, notices, node)).run()
+    work = partial(dispatch, settings, segment, notices, node)
+    return Arbiter(settings, segment, notices, work, joiner(settings.url)).run()
+
+
+def joiner(url: str) -> Callable[[Any], Any]:
+    """For workers: from a connection of a task's own to what the store can do in its transaction.
+
+    The store is opened by the first task that asks, which connects to nothing.
+    """
+    store = cache(partial(backends.open, url))
+    return lambda connection: backends.joined(store(), connection)
 
 
 def dispatch(settings: WorkerSettings, segment: Segment, notices: Notices, node: Worker) -> None:

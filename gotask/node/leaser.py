@@ -88,7 +88,7 @@ class Leaser:
         """Lease what this node can start soon, and hand it to the workers; how many. Raises BackendDown."""
         if self._catalog.tasks is None or monotonic() < self._dry_until:
             return 0
-        in_hand = len(self._ledger.jobs)
+        in_hand = len(self._ledger.jobs) - len(self._ledger.lingering)
         most = min(self._window, in_hand + self._segment.room())
         room = asked = policy.wanted(self._slots, in_hand, self._run_s, self._trip_s, most)
         for tier in self._catalog.tiers:

@@ -31,6 +31,7 @@ class Ledger:
         self.jobs: dict[int, Job] = {}
         self.progress: dict[int, Progress] = {}
         self.cancelled: set[int] = set()
+        self.lingering: set[int] = set()  # whose task has ended, and its own transaction has not
         self.settlements: list[Settlement] = []
         self.tickets: set[int] = set()  # slots to free once the settlements are written
         self._writing: tuple[list[Settlement], set[int]] = ([], set())  # what was taken to be written down
@@ -79,17 +80,27 @@ class Ledger:
             log.info("Job %s (%s): %s, %s: %s", job.id, job.type, outcome.verdict, settlement.event, line)
         self._end(ticket, settlement, job)
 
+    def completed(self, ticket: int, job: Job) -> None:
+        """The task ended its job in a transaction of its own, so there is nothing to write down."""
+        self.drop(ticket)
+        self.acks[job.queue, job.type] += 1
+
+    def drop(self, ticket: int) -> None:
+        """A run ended whose job is no longer in its hands: only its slot is of interest."""
+        self.jobs.pop(ticket, None)
+        self.tickets.add(ticket)
+        self._forget(ticket)
+
     def _end(self, ticket: int | None, settlement: Settlement, job: Job) -> None:
         if ticket is not None:
-            self.jobs.pop(ticket, None)
-            self.tickets.add(ticket)
-            self._forget(ticket)
+            self.drop(ticket)
         self.settlements.append(settlement)
         self.ends[job.queue, job.type, settlement.event] += 1
 
     def _forget(self, ticket: int) -> None:
         self.progress.pop(ticket, None)
         self.cancelled.discard(ticket)
+        self.lingering.discard(ticket)
 
     def take_ended(self) -> tuple[list[Settlement], set[int]]:
         """The endings to write down now, and the slots to free after; in hand until it is said what became of them."""

@@ -1,8 +1,10 @@
 """The life of one run: decode the frame, find the task, decode the arguments, call, encode the result, report.
 
-Every ending is an Outcome; the dispatcher decides what becomes of the job. Nothing in here talks to a store.
+Every ending is an Outcome; the dispatcher decides what becomes of the job. Nothing in here talks to a store, but for a task
+that completes its job over a connection of its own.
 """
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -10,6 +12,7 @@ import msgspec
 from gotask._core.ring import Segment
 from gotask.clock import monotonic
 from gotask.context import Context
+from gotask.errors import InvalidInput
 from gotask.node import frame
 from gotask.node.frame import Frame, Progress
 from gotask.node.notices import Notices
@@ -24,9 +27,11 @@ _encode_progress: Final = msgspec.msgpack.Encoder().encode
 class RunLine:
     """The way from a task's Context to its node."""
 
-    def __init__(self, runner: "Runner", ticket: int) -> None:
+    def __init__(self, runner: "Runner", ticket: int, job: Frame, task: Task[..., Any]) -> None:
         self._runner = runner
         self._ticket = ticket
+        self._job = job
+        self._task = task
 
     def report_progress(self, percent: float, note: str) -> None:
         self._runner.report(self._ticket, frame.PROGRESS, _encode_progress(Progress(percent, clean(note[:NOTE_MAX]))), False)
@@ -37,15 +42,31 @@ class RunLine:
     def cut_off(self) -> bool:
         return self._runner.notices.cut_off
 
+    def complete(self, connection: Any, result: object) -> None:
+        joined = self._runner.join(connection)
+        raw = self._task.encode_result(result)
+        self._runner.completing.add(self._ticket)
+        self._runner.report(self._ticket, frame.COMPLETION, b"", False)
+        joined.complete(self._job.id, self._job.lease, raw)
+
+
+def no_store(_connection: Any) -> Any:
+    """For a worker that stands alone."""
+    raise InvalidInput("ctx.complete: this worker belongs to no storage.")
+
 
 class Runner:
     """Runs jobs for one worker, in whatever thread or coroutine its caller chose."""
 
-    def __init__(self, segment: Segment, owner: int, tasks: Tasks, notices: Notices) -> None:
+    def __init__(
+        self, segment: Segment, owner: int, tasks: Tasks, notices: Notices, join: Callable[[Any], Any] = no_store
+    ) -> None:
         self.segment = segment
         self.owner = owner
         self.tasks = tasks
         self.notices = notices
+        self.join = join  #: from a connection of the user's to what the store can do in its transaction
+        self.completing: set[int] = set()  #: tickets of runs that have tried to complete their job themselves
 
     def open(self, ticket: int, body: bytes) -> tuple[Frame, Task[..., Any]] | None:
         """The job of a frame and its task; None if there is no such task here, which is reported."""
@@ -69,11 +90,14 @@ class Runner:
             lease=job.lease,
             metadata=job.metadata,
             ends_at=monotonic() + job.timeout if job.timeout else None,
-            line=RunLine(self, ticket),
+            line=RunLine(self, ticket, job, task),
         )
 
     def done(self, ticket: int, task: Task[..., Any], value: object) -> None:
         """The task returned."""
+        if ticket in self.completing:
+            self.end(ticket, Outcome("done"))
+            return
         try:
             result = task.encode_result(value)
         except Misfit as error:
@@ -86,7 +110,11 @@ class Runner:
         self.end(ticket, judge(task, error, job.timeout))
 
     def end(self, ticket: int, outcome: Outcome) -> None:
-        self.report(ticket, frame.ENDED, frame.write_outcome(outcome), True)
+        kind = frame.ENDED
+        if ticket in self.completing:
+            self.completing.discard(ticket)
+            kind = frame.COMPLETION
+        self.report(ticket, kind, frame.write_outcome(outcome), True)
 
     def report(self, ticket: int, kind: int, body: bytes, final: bool) -> None:
         self.segment.report(self.owner, ticket, kind, body, final)

@@ -1,7 +1,7 @@
 """The child that runs user code: load the app, say what it can run, then claim and run until told to stop.
 
-It has no connection to any store. Signals that end a program are the arbiter's business; here they do nothing, so that a
-Ctrl-C in the terminal reaches the one who knows how to stop without losing work.
+It has no connection to any store but those of its tasks. Signals that end a program are the arbiter's business; here they do
+nothing, so that a Ctrl-C in the terminal reaches the one who knows how to stop without losing work.
 """
 
 import importlib
@@ -52,8 +52,16 @@ def load_tasks(spec: str) -> Tasks:
     return tasks
 
 
-def run(segment: Segment, owner: int, slots: int, settings: WorkerSettings, notices: Notices, tasks: Tasks | None) -> None:
-    """Be a worker. `tasks` are those of an app loaded before the fork."""
+def run(
+    segment: Segment,
+    owner: int,
+    slots: int,
+    settings: WorkerSettings,
+    notices: Notices,
+    tasks: Tasks | None,
+    join: Callable[[Any], Any],
+) -> None:
+    """Be a worker. `tasks` are those of an app loaded before the fork; `join` is for tasks that complete their job."""
     take_signals({})
     with suppress(OSError):  # some containers forbid it
         Path("/proc/self/oom_score_adj").write_text(str(OOM_ADJUST))
@@ -63,7 +71,7 @@ def run(segment: Segment, owner: int, slots: int, settings: WorkerSettings, noti
     notices.publish([TaskSpec(task.type, task.queue, task.rules) for task in tasks.values()])
     segment.ring_reports()
     say_ready()
-    runner = Runner(segment, owner, tasks, notices)
+    runner = Runner(segment, owner, tasks, notices, join)
     if slots == 1:
         SerialWorker(runner, settings.max_jobs, settings.max_memory).run()
     else:

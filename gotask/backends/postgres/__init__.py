@@ -7,6 +7,7 @@ sentences.py   errors                                intake.py     enqueue
 ringer.py      telling others                        moving.py     what Python decides: settle, tick, cancel, revive
 ear.py         the doorbell                          lists.py      pages
 joined.py      the caller's own transaction          upkeep.py     gotask migrate
+commits.py     what became of that                   facts.py      gotask doctor
 """
 
 import os
@@ -19,7 +20,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from gotask.backends import Backend
-from gotask.backends.postgres import lists, moving, rows
+from gotask.backends.postgres import commits, lists, moving, rows
 from gotask.backends.postgres.address import parse
 from gotask.backends.postgres.ear import Ear, PostgresWatch
 from gotask.backends.postgres.intake import Intake
@@ -28,11 +29,14 @@ from gotask.backends.postgres.ringer import Ringer
 from gotask.backends.postgres.server import Server
 from gotask.clock import from_epoch, monotonic
 from gotask.errors import BackendDown, InvalidInput
-from gotask.model import Beat, Enqueued, Filter, Held, Job, NewJob, Page, Queue, Record, Settlement, Tick, Worker
+from gotask.model import Beat, Became, Enqueued, Filter, Held, Job, NewJob, Page, Queue, Record, Settlement, Tick, Worker
 from gotask.states import DAY_S, DEAD_LETTER_KEEP_S, KEEP_S, Event, State
 
 R = TypeVar("R", Queue, Worker)
 
+#: seconds after which the tables of a day are tried again: they need a lock that all would wait behind
+TEND_AGAIN_S: Final = 60.0
+LOCKED_S: Final = 0.25  #: seconds between two ticks while all that is due is in the hands of others
 SURVEY_S: Final = 0.5  #: seconds after which a lease looks anew where waiting jobs begin
 FOLD_AT: Final = 500  #: tallies, above which a tick adds them up
 KEEP_DAYS: Final = sorted({round(seconds / DAY_S) for seconds in (*KEEP_S.values(), DEAD_LETTER_KEEP_S)})
@@ -49,6 +53,7 @@ class Postgres:
     def __init__(self, server: Server, clock: Callable[[], float] | None = None) -> None:
         self._server = server
         self._clock = clock
+        self._tend_at = 0.0
         self._surveyed_at = monotonic()
         self._channel = f"gotask:{server.address.schema}"
         self._ringer = Ringer(server, self._channel)
@@ -78,6 +83,12 @@ class Postgres:
     def joined(self, connection: Any) -> Joined:
         """The way in for jobs that are part of the caller's own transaction, on psycopg's connection or SQLAlchemy's."""
         return Joined(self._server, self._channel, connection)
+
+    def completions(self, runs: Sequence[tuple[str, int]]) -> list[Became]:
+        """What became of runs (a job's id, a lease) whose task ended its job in a transaction of its own. Waits for none."""
+        answers, heard = commits.look(self._server, runs)
+        self._tell(heard)
+        return answers
 
     def lease(self, wants: Mapping[str, int], owner: str, lease_s: float) -> list[Job]:
         asked = sorted((queue, want) for queue, want in wants.items() if want > 0)
@@ -128,9 +139,13 @@ class Postgres:
             done, heard = moving.do_due(self._server, limit, self._at())
             self._tell(heard)
             done.next_in, _ = self._next_due()
-        if untended:
-            with suppress(BackendDown):  # somebody was in the way: the next tick tries again
+            if done.next_in is not None and not (done.promoted or done.lapsed or done.expired or done.pruned):
+                done.next_in = max(done.next_in, LOCKED_S)
+        if untended and monotonic() >= self._tend_at:
+            self._tend_at = monotonic() + TEND_AGAIN_S
+            with suppress(BackendDown):  # somebody was in the way, such as a dump, or a transaction that completed a job
                 self._server.call("tend", rows.ints(KEEP_DAYS), self._at())
+                self._tend_at = 0.0
         return done
 
     def _next_due(self) -> tuple[float | None, bool]:

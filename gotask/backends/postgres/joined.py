@@ -1,6 +1,7 @@
-"""Jobs enqueued in a transaction of the caller's own: there once it commits, and never if it does not."""
+"""Jobs enqueued, or completed, in a transaction of the caller's own: once it commits, and never if it does not."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, Final
 
@@ -10,11 +11,15 @@ from psycopg.rows import tuple_row
 
 from gotask.backends.postgres import rows
 from gotask.backends.postgres.intake import Intake
-from gotask.backends.postgres.server import Rows, Server
-from gotask.errors import InvalidInput
-from gotask.model import Enqueued, NewJob
+from gotask.backends.postgres.moving import ack
+from gotask.backends.postgres.server import TRIES, Rows, Server
+from gotask.errors import InvalidInput, LeaseLost
+from gotask.model import Enqueued, NewJob, Settlement
+from gotask.payload import NULL
+from gotask.states import Event
 
 _ISOLATION: Final = "SELECT current_setting('transaction_isolation')"
+_SPOIL: Final = "DO $$ BEGIN RAISE EXCEPTION 'the lease of a job was lost'; END $$"
 _NOTIFY: Final = "SELECT pg_notify(%s, topic) FROM unnest(%s) topic"
 
 
@@ -26,7 +31,7 @@ class Joined:
         link = _psycopg(connection)
         if link.autocommit and link.pgconn.transaction_status == TransactionStatus.IDLE:
             raise InvalidInput(
-                "connection: it commits each statement by itself; enqueue inside of `with connection.transaction()`."
+                "connection: it commits each statement by itself; use it inside of `with connection.transaction()`."
             )
         self._cursor = link.cursor(binary=True, row_factory=tuple_row)
         rows.register(self._cursor.adapters)
@@ -45,6 +50,35 @@ class Joined:
                 topics = [f"queue:{queue}" for queue in sorted(intake.queues)]
                 self._cursor.execute(_NOTIFY, (self._channel, rows.texts(topics)))
         return answers
+
+    def complete(self, id: str, lease: int, result: bytes) -> None:
+        """End a job well, under the lease of its run.
+
+        Raises LeaseLost if it is not held, and spoils the transaction: it cannot commit, whatever becomes of the error.
+        """
+        ending = Settlement(id, lease, Event.ACK, result=None if result == NULL else result)
+        with self._server.told():
+            if self._again_if_moved(*ack([ending], None)):
+                return
+            with suppress(psycopg.errors.RaiseException):
+                self._cursor.execute(_SPOIL, prepare=False)
+        raise LeaseLost(
+            f"Job {id} is not held by this run any more (it was cancelled, has ended, or is another's by now); let this error "
+            "pass, so that nothing of your transaction is kept."
+        )
+
+    def _again_if_moved(self, name: str, *values: Any) -> Rows:
+        """`_call` for what writes to `history`: once a day the row's place there gets a table of its own meanwhile."""
+        for _ in range(TRIES):
+            self._cursor.execute("SAVEPOINT gotask")
+            try:
+                found = self._call(name, *values)
+            except psycopg.errors.CheckViolation:
+                self._cursor.execute("ROLLBACK TO SAVEPOINT gotask")
+                continue
+            self._cursor.execute("RELEASE SAVEPOINT gotask")
+            return found
+        return self._call(name, *values)
 
     def _call(self, name: str, *values: Any) -> Rows:
         return self._cursor.execute(self._server.statements[name], values, prepare=False).fetchall()

@@ -100,7 +100,7 @@ def settle(server: Server, settlements: Sequence[Settlement], at: datetime | Non
     calls: list[tuple[Any, ...]] = []
     if plain:
         chosen = [settlements[n] for _, n in sorted(plain.items())]
-        calls.append(_ack(chosen, at))
+        calls.append(ack(chosen, at))
     if singly:
         calls.append(("lock live jobs", at, rows.texts(sorted({settlements[n].id for n in singly}))))
 
@@ -129,7 +129,8 @@ def _queues(found: Rows) -> list[Queue]:
     return [rows.read_queue(body) for _, body in found]
 
 
-def _ack(chosen: Sequence[Settlement], at: datetime | None) -> tuple[Any, ...]:
+def ack(chosen: Sequence[Settlement], at: datetime | None) -> tuple[Any, ...]:
+    """The call that ends leases well, given in the order of ids; it answers those that were held."""
     return (
         "ack",
         rows.texts([s.id for s in chosen]),

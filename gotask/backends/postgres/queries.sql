@@ -107,3 +107,13 @@ ON CONFLICT (id) DO UPDATE SET believed_until = excluded.believed_until
 -- ring --
 SELECT pg_notify(%s, topic) FROM {lazy}, unnest(%s) topic
 UNION ALL SELECT pg_notify(%s, 'job:' || id) FROM gotask.waits WHERE id = ANY (%s)
+
+-- lock completing jobs --
+SELECT id, lease FROM gotask.jobs WHERE id = ANY (%s) FOR UPDATE SKIP LOCKED
+
+-- completing jobs --
+SELECT id, lease, status, NULL AS waited_for FROM gotask.jobs WHERE id = ANY (%s)
+UNION ALL
+SELECT h.id, h.lease, h.status, r.name FROM gotask.history h
+LEFT JOIN gotask.records r ON r.kind = 'queue' AND r.name = h.queue AND (r.body ->> 'max_workers')::integer > 0
+WHERE h.id = ANY (%s)

@@ -194,8 +194,8 @@ CREATE FUNCTION writers_1() RETURNS text[] LANGUAGE sql SET search_path FROM CUR
         AND relation IN ('jobs'::regclass, 'history'::regclass) AND mode IN ('RowShareLock', 'RowExclusiveLock')
 $$;
 
--- Raise the floors of all lanes, and of `queues`, which are in order, if it is some time since. Of the places up to `upto`, all were given out before the last survey,
--- to `writers` or to those who had ended; once none of the writers is left, whatever waits at such a place is seen here.
+-- Raise the floors of all lanes, and of `queues`, which are in order, if it is some time since. All places up to `upto` were given
+-- out before the last survey, to `writers` or to those who had ended; once none of these is left, whatever waits there is seen.
 CREATE FUNCTION survey_1(every_s float8, queues text[]) RETURNS void LANGUAGE plpgsql SET search_path FROM CURRENT
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
 SET enable_mergejoin = off AS $$
@@ -261,7 +261,8 @@ BEGIN
     ) due ORDER BY due_at, seq LIMIT most;
 END $$;
 
--- Push the ends of leases out, and note progress. Answers those that are held.
+-- Push the ends of leases out, and note progress. Answers those that are held. A job that somebody else is changing counts as held:
+-- its task may be completing it in a transaction of its own, whose end is not waited for, and meanwhile nobody makes it lapse.
 CREATE FUNCTION extend_1(ids text[], leases bigint[], progresses float8[], notes text[], lease_s float8, at timestamptz)
 RETURNS TABLE (id text, lease bigint, cancel boolean) LANGUAGE plpgsql SET search_path FROM CURRENT
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
@@ -270,17 +271,25 @@ SET enable_mergejoin = off AS $$
 DECLARE
     instant timestamptz := coalesce(at, clock_timestamp());
     running text := 'RUNNING'; -- as a literal it would let the plan begin with all that run
+    extended integer;
 BEGIN
     RETURN QUERY WITH held AS (
-        SELECT f.at, b.progress, b.note FROM unnest(ids, leases, progresses, notes) AS b (id, lease, progress, note), LATERAL (
-            SELECT ctid AS at FROM jobs WHERE jobs.id = b.id AND jobs.lease = b.lease AND status = running FOR UPDATE
+        SELECT f.seq, b.progress, b.note FROM unnest(ids, leases, progresses, notes) AS b (id, lease, progress, note), LATERAL (
+            SELECT seq FROM jobs WHERE jobs.id = b.id AND jobs.lease = b.lease AND status = running
+            FOR NO KEY UPDATE SKIP LOCKED
         ) f
     )
     UPDATE jobs j SET due_at = instant + lease_s * interval '1 s',
         progress = coalesce(h.progress, j.progress), progress_note = coalesce(h.note, j.progress_note),
         updated_at = CASE WHEN h.progress IS NULL AND h.note IS NULL THEN j.updated_at ELSE instant END
-    FROM held h WHERE j.ctid = h.at
+    FROM held h WHERE j.seq = h.seq
     RETURNING j.id, j.lease, j.cancel_requested;
+    GET DIAGNOSTICS extended = ROW_COUNT;
+    IF extended < cardinality(ids) THEN
+        RETURN QUERY SELECT f.* FROM unnest(ids, leases) AS b (id, lease), LATERAL (
+            SELECT j.id, j.lease, j.cancel_requested FROM jobs j WHERE j.id = b.id AND j.lease = b.lease AND status = running OFFSET 0
+        ) f;
+    END IF;
 END $$;
 
 -- End leases well: the plain endings, which are nearly all. Ids come in order, each once; `keeps` is how many seconds each is
@@ -295,11 +304,12 @@ DECLARE
     running text := 'RUNNING'; -- as a literal it would let the plan begin with all that run
 BEGIN
     RETURN QUERY WITH held AS (
-        SELECT f.at, a.outcome, a.keep FROM unnest(ids, leases, results, keeps) AS a (id, lease, outcome, keep), LATERAL (
-            SELECT ctid AS at FROM jobs WHERE jobs.id = a.id AND jobs.lease = a.lease AND status = running FOR UPDATE
+        SELECT f.seq, a.outcome, a.keep FROM unnest(ids, leases, results, keeps) AS a (id, lease, outcome, keep), LATERAL (
+            SELECT seq FROM jobs WHERE jobs.id = a.id AND jobs.lease = a.lease AND status = running FOR UPDATE
         ) f
     ), gone AS (
-        DELETE FROM jobs j USING held h WHERE j.ctid = h.at RETURNING j.*, h.outcome, h.keep
+        -- not by ctid: the version that was waited for is newer than what this statement sees, and is found from its older one
+        DELETE FROM jobs j USING held h WHERE j.seq = h.seq RETURNING j.*, h.outcome, h.keep
     ), ended AS (
         INSERT INTO history (seq, place, lease, due_at, created_at, updated_at, expires_at, started_at, completed_at, progress,
             retry_count, crashes, priority, cancel_requested, status, id, queue, type, unique_key, worker_id, origin_queue,
@@ -429,9 +439,10 @@ BEGIN
 END $$;
 
 -- Once a day: make the tables of the days until which jobs that end now are remembered (`keeps`, in days), drop those of days
--- that are over. Runs with the rights of whoever migrated, so that nodes need none on the schema itself.
+-- that are over. Runs with the rights of whoever migrated, so that nodes need none on the schema itself. What it locks, all others
+-- would queue behind, so it hardly waits for a lock.
 CREATE FUNCTION tend_1(keeps integer[], at timestamptz) RETURNS integer LANGUAGE plpgsql SECURITY DEFINER
-SET search_path FROM CURRENT AS $$
+SET search_path FROM CURRENT SET lock_timeout = '100ms' AS $$
 DECLARE
     today date := (coalesce(at, clock_timestamp()) AT TIME ZONE 'UTC')::date;
     day date;
