@@ -63,7 +63,7 @@ gen: $(STAMPS)/core ## writes the generated pages of docs/
 verify: gen ## fails if a generated page is not what is committed
 	git diff --exit-code -- docs
 
-bench: dev ## measures speed beside peers and bare limits, and prints one table
+bench: dev ## measures speed beside peers and bare limits, and prints one table (ARGS="-k postgres"; BENCH_JOBS=... sets sizes)
 	$(BIN)/python -m pytest bench -p no:cacheprovider --timeout 3600 -q --benchmark-quiet --benchmark-disable-gc --benchmark-json=build/bench.json $(ARGS)
 	$(BIN)/python -m bench.table build/bench.json
 

@@ -1,12 +1,30 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cached_property
 
 import pytest
 
-from tests.servers.fixtures import servers, start_redis
+from bench.postgres import SETTINGS
+from tests.servers.fixtures import Servers, start_postgres, start_redis
+from tests.servers.postgres import Postgres
 from tests.servers.storages import backend, storage
 
-__all__ = ["backend", "figure", "servers", "start_redis", "storage"]
+__all__ = ["backend", "figure", "servers", "start_postgres", "start_redis", "storage"]
 Figure = Callable[[str, float, str, str], None]
+
+
+class MeasuredServers(Servers):
+    @cached_property
+    def postgres(self) -> Postgres:
+        """As in production; that of the tests is as small as it can be."""
+        return self._started.enter_context(Postgres(self._folder / "postgres", **SETTINGS))
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """The servers that this session shares."""
+    made = MeasuredServers(tmp_path_factory.mktemp("servers"))
+    yield made
+    made.close()
 
 
 @pytest.fixture

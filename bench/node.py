@@ -104,12 +104,15 @@ def drain_rate(backend: Backend, count: int) -> float:
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU that a process and its descendants have used."""
+    """CPU that a process and its descendants have used, those that have ended included."""
     ticks = 0
     family = [pid]
     for each in family:
-        fields = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
-        ticks += int(fields[11]) + int(fields[12])
-        for path in Path(f"/proc/{each}/task").glob("*/children"):
-            family += [int(child) for child in path.read_text().split()]
+        try:
+            fields = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
+            for path in Path(f"/proc/{each}/task").glob("*/children"):
+                family += [int(child) for child in path.read_text().split()]
+        except (FileNotFoundError, ProcessLookupError):  # it has just ended
+            continue
+        ticks += sum(map(int, fields[11:15]))
     return ticks / os.sysconf("SC_CLK_TCK")
