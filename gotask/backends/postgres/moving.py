@@ -38,7 +38,7 @@ class Heard:
         self.owners: set[str] = set()
 
 
-def by_id(found: Rows) -> dict[str, Standing]:
+def by_id(found: Iterable[tuple[Any, ...]]) -> dict[str, Standing]:
     return {at.job.id: at for at in map(Standing, found)}
 
 
@@ -82,6 +82,7 @@ def arrays(tallies: dict[tuple[str, str, datetime | None], int]) -> tuple[Any, .
 # endings
 
 _PLAIN = Event.ACK
+_ID = rows.MOVING.index("id")
 _KEEP = KEEP_S[RULES[_PLAIN].to]
 
 
@@ -98,23 +99,23 @@ def settle(server: Server, settlements: Sequence[Settlement], at: datetime | Non
     answers = [False] * len(settlements)
     heard = Heard()
     calls: list[tuple[Any, ...]] = []
+    if singly:  # all that is about to change at once, in the order in which everybody locks jobs, lest two wait for each other
+        calls.append(("lock live jobs", at, rows.texts(sorted({s.id for s in settlements}))))
     if plain:
         chosen = [settlements[n] for _, n in sorted(plain.items())]
         calls.append(ack(chosen, at))
-    if singly:
-        calls.append(("lock live jobs", at, rows.texts(sorted({settlements[n].id for n in singly}))))
 
     def work(txn: Txn) -> None:
         heard.__init__()  # type: ignore[misc]  # this may be tried again
         found = txn.ask(*calls, last=not singly)
         if plain:
-            for id, lease, queue, limited in found[0]:
+            for id, lease, queue, limited in found[-1]:
                 answers[plain[id, lease]] = True
                 heard.ended.append(id)
                 if limited:
                     heard.queues.add(queue)
         if singly:
-            moved = _settle_singly(by_id(found[-1]), settlements, singly, answers)
+            moved = _settle_singly(by_id(row for row in found[0] if row[_ID] in known), settlements, singly, answers)
             freed = {one.queue for one in moved} - heard.queues
             extra = [("all records", Queue.KIND)] if freed else []
             told = txn.ask(write(moved, heard), *extra, last=True)
@@ -225,6 +226,7 @@ def revive(server: Server, ids: Sequence[str], reason: str | None, at: datetime 
         (finished,) = txn.ask(("lock finished jobs", at, rows.texts(sorted(set(ids)))))
         found = by_id(finished)
         places = iter(sorted(one.fresh for one in found.values()))
+        named = {one.seq: id for id, one in found.items()}
         coming, keys = [], set[str]()
         for n, id in enumerate(ids):
             one = found.get(id)
@@ -239,6 +241,7 @@ def revive(server: Server, ids: Sequence[str], reason: str | None, at: datetime 
                 coming.append(changed | {"id": id, "updated_at": from_epoch(one.instant)})
         if not coming:
             return
+        coming.sort(key=lambda one: named[one["seq"]])  # the order in which others enqueue those ids
         (back,) = txn.ask(("revive", rows.to_json(coming).decode()))
         came = {seq for (seq,) in back}
         tallies: dict[tuple[str, str, datetime | None], int] = {}
@@ -260,7 +263,8 @@ def drop(server: Server, ids: Sequence[str]) -> tuple[list[bool], Heard]:
     """Delete what does not run. An id that ends meanwhile is in the second place that is looked at."""
     heard = Heard()
     asked = rows.texts(sorted(set(ids)))
-    gone = server.transact(lambda txn: txn.ask(("drop live jobs", asked), ("drop finished jobs", asked), last=True))
+    # one after the other, since whoever revives locks `history` first: else each could hold what the other waits for
+    gone = [server.call(statement, asked) for statement in ("drop live jobs", "drop finished jobs")]
     left = {id for found in gone for (id,) in found}
     heard.ended += left
     answers = []
