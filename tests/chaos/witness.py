@@ -64,16 +64,20 @@ def judge(store: Backend, numbers: dict[str, int], seen: list[Run], repeated: in
     return tally["repeated"]
 
 
+def shown(store: Backend) -> Counter[tuple[str, State]]:
+    """How many jobs of each queue and state can be found in lists."""
+    found: Counter[tuple[str, State]] = Counter()
+    page = store.find(Filter(limit=500))
+    while True:
+        found.update((job.queue, job.status) for job in page.jobs)
+        if page.next_cursor is None:
+            return found
+        page = store.find(Filter(limit=500, cursor=page.next_cursor))
+
+
 def agreed(store: Backend) -> None:
     """The numbers of a store that is at rest are those of the jobs it shows, and none is left running."""
-    found: Counter[tuple[str, State]] = Counter()
-    cursor: str | None = None
-    while True:
-        page = store.find(Filter(limit=500, cursor=cursor))
-        found.update((job.queue, job.status) for job in page.jobs)
-        cursor = page.next_cursor
-        if cursor is None:
-            break
+    found = shown(store)
     assert store.counts() == found
     assert not [queue for queue, state in found if state is State.RUNNING]
 
