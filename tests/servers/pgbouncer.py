@@ -8,7 +8,7 @@ from tests.servers.processes import Process, free_ports, need, until
 
 
 class PgBouncer(Process):
-    def __init__(self, folder: Path, server: Postgres, sessions: int = 4) -> None:
+    def __init__(self, folder: Path, server: Postgres, sessions: int = 4, **settings: object) -> None:
         need("pgbouncer")
         self._server, self.port = server, free_ports(1)[0]
         home = server.socket_folder  # a folder that its user may enter
@@ -18,6 +18,7 @@ class PgBouncer(Process):
             f"[databases]\n* = host=127.0.0.1 port={server.port}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n"
             f"listen_port = {self.port}\nunix_socket_dir =\nauth_type = trust\nauth_file = {users}\npool_mode = transaction\n"
             f"default_pool_size = {sessions}\nmax_client_conn = 200\n"
+            + "".join(f"{name} = {value}\n" for name, value in settings.items())
         )
         for path in (users, conf):
             if os.geteuid() == 0:
