@@ -26,6 +26,9 @@ build: $(STAMPS)/core ## the package and its extension, in place
 conformance: dev ## the suite every storage must pass (ARGS="--backend=package.module:open" for one of yours)
 	$(BIN)/python -m pytest tests/conformance $(ARGS)
 
+plans: dev ## how PostgreSQL finds ten jobs among five million
+	PLANS_ROWS=5000000 $(BIN)/python -m pytest tests/conformance/test_postgres_plans.py --timeout 1800 $(ARGS)
+
 core: dev ## the shared-memory ring: C programs and Python
 	$(BIN)/python -m pytest tests/core $(ARGS)
 
@@ -112,4 +115,4 @@ $(STAMPS)/dev: $(STAMPS)/server
 	$(BIN)/python -m pip install -q --no-build-isolation -e '.[dev]'
 	@touch $@
 
-.PHONY: help run test build conformance core crash chaos tsan asan sweep bites lint types gen verify bench peers wheel clean dev
+.PHONY: help run test build conformance plans core crash chaos tsan asan sweep bites lint types gen verify bench peers wheel clean dev
