@@ -7,11 +7,13 @@ import platform
 import shutil
 import socket
 from collections.abc import Callable, Iterator
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final
 
 from gotask import __version__, backends, log
 from gotask.backends.sqlite.home import sqlite_home
 from gotask.cli import exits, flags, output, store, up
+from gotask.cli.doctor_postgres import postgres
+from gotask.cli.finding import Finding
 from gotask.errors import GotaskError
 from gotask.settings import ServerSettings, WorkerSettings, cpu_count
 
@@ -22,14 +24,6 @@ TRIP_MOST_S: Final = 0.05  #: seconds to a Redis and back, above which it is too
 CLOCK_MOST_S: Final = 1.0  #: seconds that its clock may differ before people wonder why a job starts early or late
 MEMORY_SHARE: Final = 0.8  #: part of maxmemory in use, above which to warn
 HEALTH_S: Final = 5.0  #: seconds a health check may take
-
-Verdict = Literal["ok", "warn", "bad"]
-
-
-class Finding(NamedTuple):
-    what: str
-    verdict: Verdict
-    says: str
 
 
 def add(sub: Any) -> None:
@@ -63,6 +57,7 @@ def doctor(args: argparse.Namespace) -> int:
         lambda: storage(server.url),
         lambda: disk(server.url),
         lambda: redis(server.url),
+        lambda: postgres(server.url),
         sqlite,
         extension,
         shared_memory,

@@ -20,6 +20,7 @@ from gotask.node.catalog import Catalog
 from gotask.node.dispatcher import Dispatcher
 from gotask.node.line import Line
 from gotask.node.notices import Notices
+from gotask.node.outlook import Outlook
 from gotask.node.registry import LifeLine, Registry, new_owner
 from gotask.node.settler import Settler
 from gotask.node.worker import say_ready, take_signals
@@ -69,7 +70,8 @@ def dispatch(settings: WorkerSettings, segment: Segment, notices: Notices, node:
     """What the dispatcher's process does, from its fork to its end."""
     from gotask.node.probe import Probe  # it needs numpy, which starts threads: the arbiter, who forks, must not have it
 
-    line = Line(backends.open(settings.url))
+    store = backends.open(settings.url)
+    line, outlook = Line(store), Outlook(store)
     catalog = Catalog(line.backend, notices, settings.queues)
     registry = Registry(line.backend, node)
     settler = Settler(line.backend, beside=not is_embedded(settings.url))
@@ -78,10 +80,12 @@ def dispatch(settings: WorkerSettings, segment: Segment, notices: Notices, node:
     probe = Probe(dispatcher, segment, catalog, settings.lease)
     if settings.health_port:
         probe.serve(settings.health_addr, settings.health_port)
+    outlook.start()
     say_ready()
     # Batches die by reference count; a collector that looks through each of them costs a tenth of the drain rate.
     gc.freeze()
     gc.set_threshold(GARBAGE_EVERY)
     dispatcher.run(settings.burst)
+    outlook.stop()
     probe.close()
     line.backend.close()

@@ -8,6 +8,7 @@ ringer.py      telling others                        moving.py     what Python d
 ear.py         the doorbell                          lists.py      pages
 joined.py      the caller's own transaction          upkeep.py     gotask migrate
 commits.py     what became of that                   facts.py      gotask doctor
+pins.py        long transactions
 """
 
 import os
@@ -20,7 +21,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from gotask.backends import Backend
-from gotask.backends.postgres import commits, lists, moving, rows
+from gotask.backends.postgres import commits, lists, moving, pins, rows
 from gotask.backends.postgres.address import parse
 from gotask.backends.postgres.ear import Ear, PostgresWatch
 from gotask.backends.postgres.intake import Intake
@@ -158,6 +159,10 @@ class Postgres:
 
     def watch(self, topics: Sequence[str]) -> PostgresWatch:
         return PostgresWatch(self._server, self._ear, topics)
+
+    def warnings(self) -> dict[str, str]:
+        """What somebody should look at, as sentences by what they are about; see gotask.node.outlook."""
+        return pins.warnings(pins.pins(self._server.call("holds vacuum back", pins.LIMIT_S, pins.BEHIND)))
 
     def move_many(self, ids: Sequence[str], event: Event, reason: str | None = None) -> list[bool]:
         if event not in (Event.CANCEL, Event.REVIVE):

@@ -117,3 +117,23 @@ UNION ALL
 SELECT h.id, h.lease, h.status, r.name FROM gotask.history h
 LEFT JOIN gotask.records r ON r.kind = 'queue' AND r.name = h.queue AND (r.body ->> 'max_workers')::integer > 0
 WHERE h.id = ANY (%s)
+
+-- holds vacuum back --
+SELECT * FROM (
+    SELECT 'transaction' AS kind, a.pid::text AS name, a.usename::text AS owner, a.application_name AS program,
+        a.state AS state, a.xact_start AS since, greatest(age(a.backend_xid), age(a.backend_xmin)) AS behind
+    FROM pg_stat_activity a
+    WHERE a.datname = current_database() AND a.pid <> pg_backend_pid() AND a.backend_type = 'client backend'
+        AND coalesce(a.backend_xid, a.backend_xmin) IS NOT NULL AND a.pid NOT IN (SELECT v.pid FROM pg_stat_progress_vacuum v)
+    UNION ALL
+    SELECT 'prepared transaction', p.gid, p.owner::text, NULL, NULL, p.prepared, age(p.transaction)
+    FROM pg_prepared_xacts p WHERE p.database = current_database()
+    UNION ALL
+    SELECT 'standby', a.pid::text, a.usename::text, a.application_name, NULL, NULL, age(a.backend_xmin)
+    FROM pg_stat_activity a WHERE a.backend_type = 'walsender' AND a.backend_xmin IS NOT NULL
+    UNION ALL
+    SELECT 'replication slot', s.slot_name::text, NULL, NULL, NULL, NULL, age(s.xmin)
+    FROM pg_replication_slots s WHERE s.xmin IS NOT NULL
+) pins
+WHERE since < clock_timestamp() - %s * interval '1 s' OR (since IS NULL AND behind > %s)
+ORDER BY since NULLS LAST, behind DESC
