@@ -70,7 +70,7 @@ bench: dev ## measures speed beside peers and bare limits, and prints one table 
 	$(BIN)/python -m pytest bench -p no:cacheprovider --timeout 3600 -q --benchmark-quiet --benchmark-disable-gc --benchmark-json=build/bench.json $(ARGS)
 	$(BIN)/python -m bench.table build/bench.json
 
-peers: dev ## measures GoTask beside other queues on one Redis server (ARGS="--only celery,rq --rounds 1")
+peers: dev ## measures GoTask beside other queues on one server (ARGS="--store postgres --only oban,huey --rounds 1"; default: Redis)
 	@.ci/need "command -v redis-server && command -v redis-cli" redis-server redis-tools
 	$(BIN)/python -m bench.peers.driver $(ARGS)
 

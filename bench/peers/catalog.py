@@ -1,4 +1,4 @@
-"""The peers: what each needs, how its worker is started, and how it is configured.
+"""The peers on Redis, and what a peer is: what each needs, how its worker is started, and how it is configured.
 
 A peer is an entry here and a file in apps/, which holds its task and its ways to enqueue. Its settings are the fastest that
 its own documentation offers for a machine with two cores and jobs that do nothing; `settings` says so below the table.
@@ -14,13 +14,16 @@ class Peer:
     name: str
     package: str  #: whose version is shown
     requires: tuple[str, ...]  #: what pip or npm is asked for; nothing if it is this repository's own environment
-    worker: str  #: the command, whose first word is a program of the environment; "{redis}" is the server's URL
+    #: the command, whose first word is a program of the environment; "{redis}" or "{postgres}" is the server's URL
+    worker: str
     app: str  #: of apps/; one that ends in .cjs is its own producer
     settings: str  #: for the notes
     killed: str  #: for the notes: what becomes of a job whose worker is killed
     copies: int = 1  #: of the worker's command, where it has no flag for processes
     home: str = ""  #: environment, where peers share one; its own name otherwise
-    environ: Mapping[str, str] = field(default_factory=dict)  #: "{redis}" here too
+    environ: Mapping[str, str] = field(default_factory=dict)  #: the server's URL here too
+    setup: tuple[str, ...] = ()  #: commands that make its tables in an empty database
+    python: tuple[int, int] = (3, 0)  #: the oldest that it runs on
 
     @property
     def node(self) -> bool:

@@ -1,4 +1,4 @@
-"""GoTask beside other queues on one Redis server, in one run: `python -m bench.peers.driver`, or `make peers`."""
+"""GoTask beside other queues on one Redis or PostgreSQL server, in one run: `python -m bench.peers.driver`, or `make peers`."""
 
 import argparse
 import json
@@ -14,39 +14,60 @@ from statistics import median
 from subprocess import SubprocessError
 from typing import Any
 
-from bench.peers import table
-from bench.peers.catalog import PEERS, Peer
+from bench.peers import catalog, catalog_postgres, table
+from bench.peers.catalog import Peer
 from bench.peers.environment import HOME, Environment, NotThere, prepare
 from bench.peers.phases import STEADY_RATE, Bench, Figures
-from bench.peers.processes import Redis, redis
+from bench.peers.servers import STARTS, Server
 
 DRAIN_S = 5.0  #: seconds for which a drain is sized, at scale 1
-RESULT = Path("build/peers.json")
-SHOWN = ("redis", "coredis", "ioredis", "kombu", "taskiq-redis", "hiredis", "uvloop")  #: also named, where a peer has them
+PEERS = {"redis": catalog.PEERS, "postgres": catalog_postgres.PEERS}
+RESULTS = {"redis": Path("build/peers.json"), "postgres": Path("build/peers-postgres.json")}
+#: also named, where a peer has them
+SHOWN = (
+    "redis",
+    "coredis",
+    "ioredis",
+    "kombu",
+    "taskiq-redis",
+    "hiredis",
+    "uvloop",
+    "psycopg",
+    "psycopg2-binary",
+    "asyncpg",
+    "pg",
+)
 NOTES = (
     "Each figure is a median; rounds: {rounds}. Every job carries the same 88 characters (100 bytes as JSON) and does one",
     "thing: append a line of 42 bytes to a file, which is how its run is seen and timed, the same for all.",
     "drain: jobs queued before the worker starts; the first twentieth, while its processes come up, does not count.",
     "steady: from just before the enqueue call to the start of the job's body, at {rate:g} jobs/s. pickup: the same, one job",
     "at a time on an idle worker. memory: PSS of the worker's processes after that. in batches: by the peer's own bulk call,",
-    "or, for arq, SAQ and Taskiq, which have none, 50 enqueue calls at once; – where there is neither.",
+    "{otherwise}",
 )
+OTHERWISE = {
+    "redis": "or, for arq, SAQ and Taskiq, which have none, 50 enqueue calls at once; – where there is neither.",
+    "postgres": "1000 jobs each; – where there is none.",
+}
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.peers.driver", description=__doc__)
+    parser.add_argument("--store", choices=PEERS, default="redis", help="the server that all of them use (redis)")
     parser.add_argument("--only", metavar="NAMES", default="", help="measure these peers alone, such as celery,rq")
     parser.add_argument("--rounds", type=int, default=3, help="rounds, of which the medians are shown (3)")
     parser.add_argument("--scale", type=float, default=1.0, help="times the usual length of a drain (1)")
     args = parser.parse_args(argv)
     only = [name for name in args.only.split(",") if name]
-    if unknown := set(only) - {peer.name for peer in PEERS}:
-        parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(peer.name for peer in PEERS)}")
-    peers = [peer for peer in PEERS if not only or peer.name in only]
-    with folders() as (disk, memory), redis(disk) as server:
+    names = [peer.name for peer in PEERS[args.store]]
+    if unknown := set(only) - set(names):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(names)}")
+    peers = [peer for peer in PEERS[args.store] if not only or peer.name in only]
+    with folders() as (disk, memory), STARTS[args.store](disk) as server:
         run = measured(peers, server, memory, args.rounds, DRAIN_S * args.scale)
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(run, indent=1) + "\n")
+    result = RESULTS[args.store]
+    result.parent.mkdir(exist_ok=True)
+    result.write_text(json.dumps(run, indent=1) + "\n")
     table.show(run)
     return 0
 
@@ -63,7 +84,7 @@ def folders() -> Iterator[tuple[Path, Path]]:
             shutil.rmtree(each, ignore_errors=True)
 
 
-def measured(peers: list[Peer], server: Redis, folder: Path, rounds: int, seconds: float) -> dict[str, Any]:
+def measured(peers: list[Peer], server: Server, folder: Path, rounds: int, seconds: float) -> dict[str, Any]:
     """The whole run. Rounds go round all peers, so that what changes on the machine meanwhile changes for all."""
     rows: dict[str, dict[str, Any]] = {peer.name: row(peer) for peer in peers}
     benches = {}
@@ -85,11 +106,8 @@ def measured(peers: list[Peer], server: Redis, folder: Path, rounds: int, second
                 say(f"round {number + 1}, {peer.name}: {mine['rounds'][-1]['drain']:,.0f} jobs/s")
     for mine in rows.values():
         mine["figures"] = medians(mine["rounds"]) if mine["rounds"] and not mine["error"] else None
-    title = (
-        f"No-op jobs on Redis {server.info('redis_version')} (appendfsync everysec), "
-        f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
-    )
-    notes = [note.format(rounds=rounds, rate=STEADY_RATE) for note in NOTES]
+    title = f"No-op jobs on {server.title}, {os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
+    notes = [note.format(rounds=rounds, rate=STEADY_RATE, otherwise=OTHERWISE[server.kind]) for note in NOTES]
     return {"title": title, "notes": notes, "peers": list(rows.values())}
 
 
@@ -101,6 +119,8 @@ def row(peer: Peer) -> dict[str, Any]:
 def named(peer: Peer, environment: Environment) -> dict[str, str]:
     beside = [f"{name} {environment.versions[name]}" for name in SHOWN if name in environment.versions and name != peer.package]
     version = environment.versions.get(peer.package, "")
+    if peer.python > sys.version_info[:2]:
+        beside.append(f"Python {environment.versions['python']}")
     return {"version": version, "versions": ", ".join([f"{peer.package} {version}", *beside])}
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -15,7 +16,8 @@ HOME: Final = Path("build/peers").absolute()
 APPS: Final = Path(__file__).parent / "apps"
 FOUND: Final = """
 import importlib.metadata, json, sys
-print(json.dumps({each.name.lower(): each.version for each in importlib.metadata.distributions()}))
+versions = {each.name.lower(): each.version for each in importlib.metadata.distributions()}
+print(json.dumps(versions | {"python": sys.version.split()[0]}))
 """
 
 
@@ -49,8 +51,23 @@ def prepare(peer: Peer) -> Environment:
 
 
 def pip(peer: Peer, home: Path) -> None:
-    call(home, sys.executable, "-m", "venv", "--clear", "venv")
+    call(home, interpreter(peer), "-m", "venv", "--clear", "venv")
     call(home, "venv/bin/python", "-m", "pip", "install", "-q", "--disable-pip-version-check", *peer.requires)
+
+
+def interpreter(peer: Peer) -> str:
+    """This Python, or a newer one of this machine where the peer needs that. Raises NotThere."""
+    if sys.version_info[:2] >= peer.python:
+        return sys.executable
+    major, oldest = peer.python
+    for minor in range(oldest, oldest + 5):
+        # pyenv's own first: what it puts into the path may only say that another one is to be chosen
+        found = sorted(map(str, Path.home().glob(f".pyenv/versions/{major}.{minor}.*/bin/python")))
+        found += filter(None, [shutil.which(f"python{major}.{minor}")])
+        for each in found:
+            if subprocess.run([each, "-c", "import venv"], capture_output=True).returncode == 0:
+                return each
+    raise NotThere(f"It needs Python {major}.{oldest} or later, and there is none here.")
 
 
 def npm(peer: Peer, home: Path) -> None:

@@ -4,14 +4,16 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from subprocess import PIPE, Popen
+from subprocess import DEVNULL, PIPE, Popen, run
 
 import numpy as np
 
 from bench.peers.catalog import Peer
 from bench.peers.environment import APPS, Environment, NotThere
-from bench.peers.processes import Producer, Redis, memory, started, wait_for
+from bench.peers.processes import Producer, memory, started, wait_for
+from bench.peers.servers import Server
 
+SETUP_S = 60.0  #: seconds in which a peer must have made its tables
 LINE = 42  #: bytes of a mark, as apps/marks.py writes them
 STEADY_RATE = 200.0  #: jobs per second, which every peer can sustain on two cores
 STEADY_S = 3.0
@@ -28,14 +30,16 @@ Figures = dict[str, float | None]
 class Bench:
     """One peer, ready to be measured on one server. The marks lie in memory, so that they do not compete for the disk."""
 
-    def __init__(self, peer: Peer, environment: Environment, redis: Redis, folder: Path) -> None:
+    def __init__(self, peer: Peer, environment: Environment, server: Server, folder: Path) -> None:
         self._peer = peer
         self._environment = environment
-        self._redis = redis
+        self._server = server
+        self._names = {server.kind: server.url}
         self._marks = folder / f"{peer.name}.marks"
         self.log = folder / f"{peer.name}.log"
-        own = {name: value.format(redis=redis.url) for name, value in peer.environ.items()}
-        shared = {"PEERS_REDIS": redis.url, "PEERS_MARKS": str(self._marks), "GOTASK_STATE_DIR": str(folder)}
+        own = {name: value.format(**self._names) for name, value in peer.environ.items()}
+        shared = {"PEERS_MARKS": str(self._marks), "GOTASK_STATE_DIR": str(folder)}
+        shared[f"PEERS_{server.kind.upper()}"] = server.url
         self._environ = {**os.environ, **environment.environ, **shared, **own}
 
     def jobs_for(self, seconds: float) -> int:
@@ -68,16 +72,24 @@ class Bench:
 
     @contextmanager
     def _emptied(self) -> Iterator[Producer]:
-        self._redis.empty()
+        self._server.empty()
         self._marks.write_bytes(b"")
+        for line in self._peer.setup:
+            self._set_up(self._environment.command(line.format(**self._names)))
         runner = "node" if self._peer.node else "python -m producer"
         command = self._environment.command(f"{runner} {self._peer.app}")
         with started(command, APPS, self._environ, self.log, stdin=PIPE, stdout=PIPE) as process:
             yield Producer(process)
 
+    def _set_up(self, command: list[str]) -> None:
+        with self.log.open("ab") as log:
+            done = run(command, cwd=APPS, env=self._environ, stdin=DEVNULL, stdout=log, stderr=log, timeout=SETUP_S)
+        if done.returncode:
+            raise NotThere(f"Its tables could not be made: {' '.join(command[1:])} failed.")
+
     @contextmanager
     def _workers(self) -> Iterator[list["Popen[str]"]]:
-        command = self._environment.command(self._peer.worker.format(redis=self._redis.url))
+        command = self._environment.command(self._peer.worker.format(**self._names))
         with ExitStack() as stack:
             yield [stack.enter_context(started(command, APPS, self._environ, self.log)) for _ in range(self._peer.copies)]
 

@@ -1,4 +1,4 @@
-"""The processes of a run: the Redis server, a peer's workers, and its producer."""
+"""The processes of a run: a peer's workers, and its producer."""
 
 import json
 import os
@@ -11,7 +11,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from bench.node import free_port, until
 from bench.peers.environment import NotThere
 
 GRACE_S = 5.0  #: seconds a process may take to leave by itself
@@ -38,49 +37,6 @@ def started(
 def signal_group(process: "subprocess.Popen[str]", number: signal.Signals) -> None:
     with suppress(ProcessLookupError):
         os.killpg(process.pid, number)
-
-
-class Redis:
-    """The one server of the run."""
-
-    def __init__(self, port: int) -> None:
-        self.port = port
-        self.url = f"redis://127.0.0.1:{port}/0"
-
-    def ask(self, *words: str) -> str:
-        done = subprocess.run(["redis-cli", "-p", str(self.port), *words], capture_output=True, text=True)
-        return done.stdout.strip()
-
-    def info(self, name: str) -> str:
-        return dict(line.partition(":")[::2] for line in self.ask("INFO").splitlines()).get(name, "")
-
-    def empty(self) -> None:
-        """Nothing in memory and nothing in the log, so that every peer meets the same server."""
-        self.ask("FLUSHALL")
-        self.ask("FUNCTION", "FLUSH")
-        self.ask("SCRIPT", "FLUSH")
-        self.ask("BGREWRITEAOF")
-        until("the log is rewritten", lambda: self.info("aof_rewrite_in_progress") + self.info("aof_rewrite_scheduled") == "00")
-
-
-@contextmanager
-def redis(folder: Path) -> Iterator[Redis]:
-    """A server that fsyncs its log each second and never forgets. It rewrites the log between peers, not beside one."""
-    server = Redis(free_port())
-    settings = {
-        "port": str(server.port),
-        "bind": "127.0.0.1",
-        "dir": str(folder),
-        "save": "",
-        "appendonly": "yes",
-        "appendfsync": "everysec",
-        "auto-aof-rewrite-percentage": "0",
-        "maxmemory-policy": "noeviction",
-    }
-    command = ["redis-server", *(word for name, value in settings.items() for word in (f"--{name}", value))]
-    with started(command, folder, os.environ, folder / "redis.log"):
-        until("the Redis server answers", lambda: server.ask("PING") == "PONG", 20)
-        yield server
 
 
 class Producer:

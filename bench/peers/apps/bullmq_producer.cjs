@@ -2,6 +2,7 @@
 const fs = require("node:fs");
 const readline = require("node:readline");
 const { Queue } = require("bullmq");
+const { backend, connection } = require("./bullmq_store.cjs");
 
 const LINE = 42;
 const BATCH = 1000;
@@ -11,7 +12,7 @@ const seconds = () => Number(process.hrtime.bigint()) / 1e9;
 const text = (number) => number.toString().padStart(20, "0") + "x".repeat(68);
 const sleep = (s) => new Promise((wake) => setTimeout(wake, Math.max(0, s * 1000)));
 
-const queue = new Queue("peers", { connection: { url: process.env.PEERS_REDIS } });
+const queue = new Queue("peers", { connection }, backend);
 const one = (number) => queue.add("noop", { text: text(number) });
 
 const commands = {
