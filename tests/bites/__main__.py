@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from tests.bites import planted, planted_redis
+from tests.bites import planted, planted_complete, planted_redis
 from tests.bites.planted import Bite
 
 ROOT = Path.cwd()
@@ -50,7 +50,11 @@ def notices(bite: Bite) -> tuple[bool, str]:
 
 
 def main(words: list[str]) -> int:
-    chosen = [bite for bite in (*planted.BITES, *planted_redis.BITES) if all(word in bite.name for word in words)]
+    chosen = [
+        bite
+        for bite in (*planted.BITES, *planted_redis.BITES, *planted_complete.BITES)
+        if all(word in bite.name for word in words)
+    ]
     missed = []
     with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()) as progress:
         bar = progress.add_task("", total=len(chosen))

@@ -166,6 +166,9 @@ def test_a_worker_killed_around_the_commit(how: str, storage: str, backend: Back
         job = ended(backend, storage, one(backend, how))
         # Then before it nothing was written and the job ran again; after it nothing did
         assert job.crashes == (1 if how == "killed before" else 0)
+        until("the node says what became of it", lambda: told(running, "jobs in its hands: 1") > 0, 5)
+        assert running.stop() == 0
+        assert told(running, "taken away") == 0
         assert told(running, "The store does not answer") == 0
 
 
