@@ -18,12 +18,13 @@ pytestmark = pytest.mark.timeout(600)
 LONG_S = so_long(3.5, 12.0)  #: seconds that a fault lasts: longer than a call's deadline
 AGAIN_S = 0.5  #: seconds between two strikes of a fault that strikes again and again
 HEARD_S = 0.4  #: seconds in which a node that hears the bell has run a job; a deaf one looks every two seconds
+NODE = "at-the-line"
 IDLE_S = 1.2  #: seconds after a job until a node has wholly gone to sleep
 
 
-@pytest.fixture(scope="module")
-def line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    with site(tmp_path_factory.mktemp("line"), "-c", "4", "--processes", "2") as made:
+@pytest.fixture(scope="module", params=["redis", "postgres"])
+def line(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with site(tmp_path_factory.mktemp("line"), "-c", "4", "--processes", "2", "--worker-id", NODE, kind=request.param) as made:
         yield made
 
 
@@ -80,12 +81,17 @@ def cut_midway(proxy: ChaosProxy) -> None:
     strikes(lambda: proxy.cut_after(dice.randrange(2000), dice.choice(list(Way))))
 
 
+#: what stands in a request that enqueues, that leases, that settles: in the body of a job, in a script's verb, and where
+#: statements are prepared, in what they are given
+SWALLOWED = (b'"ms":', NODE.encode(), b"swallowed-")
+
+
 def swallowed(proxy: ChaosProxy) -> None:
     """The server acts, and whoever asked does not hear of it."""
 
     def swallow() -> None:
-        for verb in (b"enqueue", b"lease", b"settle"):
-            lost = proxy.swallow_reply(containing=b"\r\n%s\r\n" % verb)
+        for some in SWALLOWED:
+            lost = proxy.swallow_reply(containing=some)
             with suppress(ConnectionError, CancelledError):
                 lost.result(10.0)
 

@@ -220,7 +220,6 @@ def _works(store: postgres.Postgres) -> bool:
     return True
 
 
-@pytest.mark.xfail(reason="the question whether limits were heeded has none itself", strict=True)
 def test_a_pooler_before_a_frozen_server_is_given_up_in_time(server: Postgres, tmp_path: Path) -> None:
     # Given a pooler that takes no notice of the limits a session begins with, as some do, and lets clients in by itself
     with PgBouncer(tmp_path / "bouncer", server, ignore_startup_parameters="options") as bouncer:

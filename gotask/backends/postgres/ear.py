@@ -1,7 +1,8 @@
 """The doorbell: one connection per process that listens for all its watches, and may fail: then they look for themselves.
 
 Behind a pooler that gives a connection to each transaction, LISTEN is accepted and nothing is ever heard. So the ear rings for
-itself, over another connection, when it starts and after a while of silence; one that does not hear that is deaf.
+itself, over another connection: when it starts, after a while of silence, and when somebody watches anew since a call had
+failed. One that does not hear that is deaf, and tries again more and more seldom.
 """
 
 import os
@@ -26,6 +27,8 @@ SILENCE_S: Final = 15.0  #: seconds without a sound, after which the ear tries i
 PROOF_S: Final = 1.0  #: seconds in which it must hear itself
 POLL_S: Final = 0.25  #: seconds between looks of those whom no ear serves
 AGAIN_S: Final = 1.0  #: seconds between two tries to listen again
+DEAF_S: Final = 60.0  #: seconds between them at most, where connections are made and nothing comes through
+END, DOUBT = b".", b"?"  #: what the thread is told
 JOB: Final = "job:"
 
 
@@ -44,6 +47,8 @@ class Ear:
         self._link: Link | None = None
         self._tried = threading.Event()
         self._wake = (-1, -1)
+        self._failed = self._server.failed
+        self._deaf_s = AGAIN_S
         self.hears = False
 
     def abandon(self) -> None:
@@ -65,6 +70,9 @@ class Ear:
                 self._tried.clear()
                 self._thread = threading.Thread(target=self._run, name="gotask-ear", daemon=True)
                 self._thread.start()
+            elif self._thread is not None and self._failed != self._server.failed:
+                os.write(self._wake[1], DOUBT)
+            self._failed = self._server.failed
         if self._server.address.notify is not None:
             self._tried.wait(self._server.address.timeout)
 
@@ -80,7 +88,7 @@ class Ear:
         with self._guard:
             thread, self._thread = self._thread, None
             if thread is not None:
-                os.write(self._wake[1], b".")
+                os.write(self._wake[1], END)
         if thread is not None:
             thread.join(self._server.address.timeout)
             for descriptor in self._wake:
@@ -99,29 +107,32 @@ class Ear:
             self._link, self.hears = None, False
             self._tried.set()
             self._ring_all()
-            if _readable(AGAIN_S, mine):
+            if _ends(AGAIN_S, mine):
                 return
 
     def _listen(self, link: Link, wake: int) -> bool:
         """Hear until told to end (then True), or until nothing is heard any more."""
         proof = f"ear:{os.urandom(8).hex()}"
-        asked, heard = float("-inf"), float("-inf")
+        asked, heard, doubted = float("-inf"), float("-inf"), True
         while True:
             now = monotonic()
-            if asked <= heard and now - heard > SILENCE_S:
+            if asked <= heard and (doubted or now - heard > SILENCE_S):
                 self._server.call("ring", self._channel, rows.texts([proof]), self._channel, rows.texts([]))
-                asked = monotonic()
+                asked, doubted = monotonic(), False
             elif asked > heard and now - asked > PROOF_S:
                 return self._deaf(wake)
             found = _readable(PROOF_S if asked > heard else SILENCE_S, wake, link.pgconn.socket)
             if wake in found:
-                return True
-            if found:
+                if os.read(wake, 1) == END:
+                    return True
+                doubted = True
+            if link.pgconn.socket in found:
                 link.pgconn.consume_input()
                 while (told := link.pgconn.notifies()) is not None:
                     heard = monotonic()
                     self._ring(told.extra.decode())
                 if heard > asked and not self.hears:
+                    self._deaf_s = AGAIN_S
                     self.hears, again = True, self._tried.is_set()
                     self._tried.set()
                     if again:  # something may have been missed meanwhile
@@ -132,7 +143,8 @@ class Ear:
         self.hears = False
         self._tried.set()
         self._ring_all()
-        return bool(_readable(4 * SILENCE_S, wake))
+        seconds, self._deaf_s = self._deaf_s, min(DEAF_S, 2 * self._deaf_s)
+        return _ends(seconds, wake)
 
     def _ring(self, topic: str) -> None:
         with self._guard:
@@ -154,6 +166,11 @@ def _readable(seconds: float, *descriptors: int) -> set[int]:
     return {descriptor for descriptor, _ in poll.poll(seconds * 1000)}
 
 
+def _ends(seconds: float, wake: int) -> bool:
+    """Wait for so long, or until told something; whether that was to end."""
+    return wake in _readable(seconds, wake) and os.read(wake, 1) == END
+
+
 class PostgresWatch:
     """A Watch (see gotask.backends)."""
 
@@ -164,6 +181,7 @@ class PostgresWatch:
         self._rung: set[str] = set()
         self._changed = threading.Condition()
         self._noted_at = float("-inf")
+        self._unserved_s = 0.0  #: seconds waited while no ear served it
         if self.topics:
             ear.add(self)
             self._note()
@@ -179,8 +197,11 @@ class PostgresWatch:
                 if rest <= 0:
                     return set()
                 if not self._ear.hears:
-                    self._changed.wait(min(rest, POLL_S))
-                    if rest > POLL_S:
+                    nap = min(rest, POLL_S - self._unserved_s)
+                    self._changed.wait(nap)
+                    self._unserved_s += nap
+                    if self._unserved_s >= POLL_S and not self._rung:  # also for those who never wait for so long at once
+                        self._unserved_s = 0.0
                         return set(self.topics)
                     continue
                 self._changed.wait(min(rest, AWAITED_S / 2))

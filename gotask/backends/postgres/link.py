@@ -83,6 +83,7 @@ def connect(address: Address, settings: str = "") -> Link:
         login = {**login, "options": f"{login.get('options', '')} {settings}"}
     link = Link.connect(autocommit=True, prepare_threshold=None, context=_CONTEXT, **login)
     link.add_notice_handler(lambda _: None)
+    link.deadline = monotonic() + address.timeout  # a line may fall silent right after
     return link
 
 
@@ -137,6 +138,9 @@ class Links:
             link.deadline = deadline + GRACE_S
             try:
                 yield link
+            except Late:  # those that lay idle meanwhile went the same way, and each of them would cost a call its time
+                self._drop()
+                raise
             finally:
                 self._give(link)
         finally:
@@ -180,8 +184,12 @@ class Links:
 
     def close(self) -> None:
         self.closed = True
-        while self._free:
-            self._free.pop().close()
+        self._drop()
+
+    def _drop(self) -> None:
+        with suppress(IndexError):
+            while True:
+                self._free.pop().close()
 
     def abandon(self) -> None:
         """In a forked child: let go of what belongs to the parent without a word to the server."""

@@ -77,6 +77,7 @@ class Server:
         self.statements = sql.statements(address.schema)
         self._guard = threading.Lock()
         self._checked = False
+        self.failed = 0  #: calls so far: after one, whoever listens may have become deaf too
         self.facts: tuple[Any, ...] = ()
 
     def call(self, name: str, *values: Any) -> Rows:
@@ -115,6 +116,7 @@ class Server:
         try:
             yield
         except (psycopg.Error, OSError) as error:
+            self.failed += 1
             raise translated(self.address, error) from error
 
     def _check(self, link: Link) -> None:
