@@ -46,7 +46,7 @@ PEERS: Final = (
         worker="chancy --app chancy_app.chancy worker start",
         app="chancy_app",
         copies=2,
-        settings="2 workers of 500 coroutines, eager polling, psycopg in C, no workflows or metrics, quiet;"
+        settings="2 workers of 2000 coroutines, eager polling, psycopg in C, no workflows or metrics, quiet;"
         " it writes what has ended once a second",
         killed="runs again, and so may those of its last second",
     ),
@@ -56,10 +56,10 @@ PEERS: Final = (
         requires=("oban==0.7.0",),
         python=(3, 12),
         setup=("oban install --dsn {postgres}",),
-        worker="oban start --dsn {postgres} --queues default:100 --log-level WARNING",
+        worker="oban start --dsn {postgres} --queues default:500 --log-level WARNING",
         app="oban_app",
         copies=2,
-        settings="2 nodes of 100 coroutines on uvloop, the free version; its own Python, since it needs 3.12",
+        settings="2 nodes of 500 coroutines on uvloop, the free version; its own Python, since it needs 3.12",
         killed="runs again",
     ),
     Peer(
@@ -80,7 +80,7 @@ PEERS: Final = (
         setup=("node bullmq_store.cjs",),
         worker="node bullmq_worker.cjs",
         app="bullmq_producer.cjs",
-        settings="its PostgreSQL backend; 2 Node processes, each with a worker of concurrency 50 and a pool of 20 connections;"
+        settings="its PostgreSQL backend; 2 Node processes, each with a worker of concurrency 32 and a pool of 10 connections;"
         " completed jobs are removed at once",
         killed="runs again",
     ),

@@ -4,8 +4,9 @@ const bullmq = require("bullmq");
 const { PEERS_POSTGRES, PEERS_REDIS } = process.env;
 
 exports.backend = PEERS_POSTGRES && bullmq.createPostgresBackend;
+exports.concurrency = PEERS_POSTGRES ? 32 : 50;
 exports.connection = PEERS_POSTGRES
-  ? { connectionString: PEERS_POSTGRES, max: 20 }
+  ? { connectionString: PEERS_POSTGRES, max: 10 }
   : { url: PEERS_REDIS, maxRetriesPerRequest: null };
 
 async function install() {

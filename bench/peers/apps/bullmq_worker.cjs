@@ -2,7 +2,7 @@
 const cluster = require("node:cluster");
 const fs = require("node:fs");
 const { Worker } = require("bullmq");
-const { backend, connection } = require("./bullmq_store.cjs");
+const { backend, concurrency, connection } = require("./bullmq_store.cjs");
 
 if (cluster.isPrimary) {
   for (let each = 0; each < 2; each++) cluster.fork();
@@ -11,5 +11,5 @@ if (cluster.isPrimary) {
   const noop = async (job) => {
     fs.writeSync(marks, `${job.data.text.slice(0, 20)} ${process.hrtime.bigint().toString().padStart(20, "0")}\n`);
   };
-  new Worker("peers", noop, { connection, concurrency: 50, removeOnComplete: { count: 0 } }, backend);
+  new Worker("peers", noop, { connection, concurrency, removeOnComplete: { count: 0 } }, backend);
 }

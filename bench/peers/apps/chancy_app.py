@@ -20,7 +20,7 @@ chancy = Chancy(
     no_default_plugins=True,
     log=logging.getLogger("quiet"),
 )
-queue = Queue("default", concurrency=500, executor=Chancy.Executor.Async, eager_polling=True)
+queue = Queue("default", concurrency=2000, executor=Chancy.Executor.Async, eager_polling=True)
 
 
 @job(queue="default")
