@@ -17,6 +17,7 @@ from msgspec.structs import asdict
 
 from gotask import draft
 from gotask.context import Context, Metadata
+from gotask.draft import Within
 from gotask.errors import InvalidInput
 from gotask.handle import JobHandle, QueueHandle, handed_in, in_thread
 from gotask.model import NewJob
@@ -50,21 +51,22 @@ class JobOptions(TypedDict, total=False):
     timeout: float | timedelta | None
     metadata: Metadata | None
     connection: Any  # of psycopg or SQLAlchemy: the job is part of its transaction (storage postgres)
+    notify: bool  # with `connection`: its commit tells nodes at once, and waits for other commits that tell
 
 
 class Sender(Generic[P, R]):
     """Enqueues jobs of one task, with the options it was made with."""
 
-    def __init__(self, app: "GoTask", task: Task[P, R], template: NewJob, connection: Any = None) -> None:
+    def __init__(self, app: "GoTask", task: Task[P, R], template: NewJob, within: Within | None = None) -> None:
         self._app = app
         self._task = task
         self._template = template
-        self._connection = connection
+        self._within = within
         self._read: Callable[[bytes], R] = _reader(task)
 
     def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
         """Store a job that will call the task with these arguments; it is durable when this returns."""
-        return self._app._store([self._filled(self._task.bind(*args, **kwargs))], self._read, self._connection)[0]
+        return self._app._store([self._filled(self._task.bind(*args, **kwargs))], self._read, self._within)[0]
 
     delay = enqueue
 
@@ -76,16 +78,16 @@ class Sender(Generic[P, R]):
         """Enqueue a job for each item, many at a time: a mapping holds named arguments, a tuple those by position."""
         handles: list[JobHandle[R]] = []
         for start, chunk in draft.chunks(items):
-            handles += self._app._store(draft.each(start, chunk, self._for), self._read, self._connection)
+            handles += self._app._store(draft.each(start, chunk, self._for), self._read, self._within)
         return handles
 
     def options(self, **options: Unpack[JobOptions]) -> "Sender[P, R]":
         """The same task with options for the jobs enqueued through it: `task.options(delay=60).enqueue(...)`."""
-        connection = options.pop("connection", self._connection)
-        return Sender(self._app, self._task, self._merged(options), connection)
+        draft.check_names(options, JobOptions.__annotations__, "option")
+        within = draft.within(options, self._within)
+        return Sender(self._app, self._task, self._merged(options), within)
 
     def _merged(self, options: JobOptions) -> NewJob:
-        draft.check_names(options, JobOptions.__annotations__, "option")
         return draft.checked({name: value for name, value in asdict(self._template).items() if name != "payload"} | options)
 
     def _for(self, item: Any) -> NewJob:
@@ -214,9 +216,9 @@ class GoTask:
     def enqueue(self, type: str, payload: object = None, /, **options: Unpack[JobOptions]) -> JobHandle[Any]:
         """Enqueue a job by its type's name, also one whose task is not in this program."""
         draft.check_names(options, JobOptions.__annotations__, "option")
-        connection = options.pop("connection", None)
+        within = draft.within(options)
         given = {"type": type, "payload": {} if payload is None else payload, **options}
-        return self._store([self._new_job(given)], connection=connection)[0]
+        return self._store([self._new_job(given)], within=within)[0]
 
     async def aenqueue(self, type: str, payload: object = None, /, **options: Unpack[JobOptions]) -> JobHandle[Any]:
         """`enqueue` for coroutines."""
@@ -261,9 +263,9 @@ class GoTask:
         return draft.with_payload(sound, raw)
 
     def _store(
-        self, jobs: list[NewJob], read: Callable[[bytes], T] = msgspec.json.decode, connection: Any = None
+        self, jobs: list[NewJob], read: Callable[[bytes], T] = msgspec.json.decode, within: Within | None = None
     ) -> list[JobHandle[T]]:
-        return handed_in(self, jobs, read, connection)
+        return handed_in(self, jobs, read, within)
 
 
 def _connect(url: str | None, api_key: str | None) -> "Service":

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import Raw
@@ -15,6 +15,22 @@ from gotask.model import NewJob
 T = TypeVar("T")
 FIELDS: Final = dict.fromkeys(NewJob.__struct_fields__)
 CHUNK: Final = 1000  #: jobs stored at once: what a store takes in one go without delaying others
+
+
+class Within(NamedTuple):
+    """A transaction of the caller's that jobs are to be part of."""
+
+    connection: Any
+    notify: bool = False
+
+
+def within(options: Any, usual: Within | None = None) -> Within | None:
+    """Take what concerns the caller's transaction out of the options; `usual` if they say nothing of it."""
+    connection = options.pop("connection", usual and usual.connection)
+    notify = options.pop("notify", usual is not None and usual.notify)
+    if connection is None and notify:
+        raise InvalidInput("notify: it is for jobs in a transaction of yours; name its connection too.")
+    return None if connection is None else Within(connection, notify)
 
 
 def encoded(value: object, *, typed_keys: bool = False) -> bytes:

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Raw
 
 from gotask import clock, sentences
+from gotask.draft import Within
 from gotask.errors import Conflict, GotaskError, InvalidInput, JobFailed, NotFound, ResultTimeout
 from gotask.model import Attempt, Job, NewJob, QueueStats
 from gotask.states import FINISHED, State
@@ -222,14 +223,14 @@ class QueueHandle:
         return self._door.service.purge_queue(self.name).deleted
 
 
-def handed_in(door: Door, jobs: list[NewJob], read: Callable[[bytes], T], connection: Any = None) -> list[JobHandle[T]]:
+def handed_in(door: Door, jobs: list[NewJob], read: Callable[[bytes], T], within: Within | None = None) -> list[JobHandle[T]]:
     """Enqueue jobs that are known to be sound, as one batch, straight into the store or over HTTP."""
     service = door.service
     if not hasattr(service, "enqueue"):
-        if connection is not None:
+        if within is not None:
             raise InvalidInput("connection: a server cannot take part in your transaction; give the app the storage itself.")
         return _sent(door, jobs, read)
-    answers = service.enqueue(jobs) if connection is None else service.enqueue(jobs, connection)
+    answers = service.enqueue(jobs) if within is None else service.enqueue(jobs, within)
     if all(answer.outcome == "created" for answer in answers):
         return [JobHandle(door, answer.job.id, answer.job, read) for answer in answers]
     from gotask.service import accepted  # loaded already, and by apps that never enqueue not needed

@@ -1,7 +1,7 @@
 """The operations of GoTask, each once. They know a Backend and nothing of HTTP; gotask.calls says how the API offers them."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta
@@ -22,6 +22,7 @@ from gotask.calls import (
     call,
     decode,
 )
+from gotask.draft import Within
 from gotask.errors import Conflict, GotaskError, NotFound
 from gotask.model import Attempt, Enqueued, Filter, Job, NewJob, Queue, Worker
 from gotask.queues import DEFAULT_QUEUE, Queues
@@ -71,11 +72,11 @@ class Service(Queues):
         created, duplicates = (sum(item.outcome == word for item in told) for word in ("created", "duplicate"))
         return BatchAnswer(told, created, duplicates, len(told) - created - duplicates)
 
-    def enqueue(self, jobs: Sequence[NewJob], connection: Any = None) -> list[Enqueued]:
-        """Enqueue jobs that `checked` or `admitted` has seen, in one batch; with `connection`, in its transaction."""
-        if connection is None:
+    def enqueue(self, jobs: Sequence[NewJob], within: Within | None = None) -> list[Enqueued]:
+        """Enqueue jobs that `checked` or `admitted` has seen, in one batch; with `within`, in that transaction."""
+        if within is None:
             return self.backend.enqueue_many(jobs)
-        answers: list[Enqueued] = joined(self.backend, connection).enqueue_many(jobs)
+        answers: list[Enqueued] = joined(self.backend, within.connection).enqueue_many(jobs, notify=within.notify)
         return answers
 
     @call("GET", "/api/v1/jobs", "read")

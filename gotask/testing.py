@@ -18,6 +18,7 @@ from gotask.app import GoTask
 from gotask.backends import Backend, joined
 from gotask.calls import Message
 from gotask.context import Context, NoLine
+from gotask.draft import Within
 from gotask.errors import Cancelled, Conflict, InvalidInput, NotFound, TimeLimit
 from gotask.model import Beat, Became, Enqueued, Job, JobBody, NewJob, Queue, Settlement
 from gotask.policy import Outcome
@@ -109,7 +110,7 @@ class _Inline(Service):
     def close(self) -> None:
         pass
 
-    def enqueue(self, jobs: Sequence[NewJob], connection: Any = None) -> list[Enqueued]:  # noqa: ARG002  # it runs at once
+    def enqueue(self, jobs: Sequence[NewJob], within: Within | None = None) -> list[Enqueued]:  # noqa: ARG002  # it runs at once
         return [self._enqueue(job) for job in jobs]
 
     def _enqueue(self, new: NewJob) -> Enqueued:

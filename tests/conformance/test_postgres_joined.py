@@ -8,6 +8,7 @@ import pytest
 from lab import until
 
 from gotask import GoTask
+from gotask.backends import postgres
 from gotask.errors import InvalidInput, NotConfigured
 from gotask.model import Filter
 from gotask.states import State
@@ -35,19 +36,35 @@ def app(server: Postgres) -> Iterator[GoTask]:
 
 def test_a_job_is_there_when_the_callers_transaction_commits(server: Postgres, app: GoTask) -> None:
     backend = app.service.backend
-    with psycopg.connect(server.url) as link:
-        # Given a listener, and a job enqueued in a transaction under way
-        watch = backend.watch(["queue:default"])
+    with psycopg.connect(server.url) as link, closing(postgres.open(f"{server.url}?schema=joined&poll=60")) as seldom:
+        # Given a listener that looks for itself but seldom, and a job enqueued in a transaction under way
+        watch = seldom.watch(["queue:default"])
         until(lambda: not watch.wait(0.0), "it is quiet")
-        handle = app.tasks["add"].options(connection=link, priority=3).enqueue(a=1, b=2)
+        handle = app.tasks["add"].options(connection=link, priority=3, notify=True).enqueue(a=1, b=2)
         again = app.enqueue("add", {"a": 1, "b": 2}, priority=3, id=handle.id, connection=link)
         assert again.id == handle.id
         # Then nobody sees it before the commit, and all do after
         assert backend.counts() == {}
-        assert watch.wait(0.2) == set()
         link.commit()
         assert watch.wait(10.0) == {"queue:default"}
         assert backend.counts() == {("default", State.PENDING): 1}
+
+
+def test_a_commit_that_tells_nobody_is_found_by_a_look(server: Postgres, app: GoTask) -> None:
+    with psycopg.connect(server.url) as link, closing(postgres.open(f"{server.url}?schema=joined&poll=60")) as seldom:
+        # Given one that looks four times a second, as is usual, and one that looks once a minute
+        often, rare = (store.watch(["queue:default"]) for store in (app.service.backend, seldom))
+        until(lambda: not rare.wait(0.0), "it is quiet")
+        app.tasks["add"].options(connection=link).enqueue(a=1, b=2)
+        link.commit()
+        # Then the commit itself told neither of them, and did not have to wait for others that tell
+        assert rare.wait(0.5) == set()
+        assert often.wait(10.0) == {"queue:default"}
+
+
+def test_a_notification_without_a_transaction_is_refused(app: GoTask) -> None:
+    with pytest.raises(InvalidInput, match="notify: it is for jobs in a transaction of yours; name its connection too"):
+        app.tasks["add"].options(notify=True)
 
 
 def test_a_job_goes_with_the_callers_transaction(server: Postgres, app: GoTask) -> None:

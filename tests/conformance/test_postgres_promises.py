@@ -15,7 +15,7 @@ from lab import LEASE_S, new, refusal, until
 
 from gotask import backends
 from gotask.backends import postgres
-from gotask.errors import BackendDown, NotConfigured
+from gotask.errors import BackendDown, GotaskError, NotConfigured
 from gotask.model import Beat, Settlement
 from gotask.states import Event, State
 from tests.servers.fixtures import Servers, StartPostgres
@@ -71,6 +71,33 @@ def test_a_server_that_may_lose_jobs_is_refused_wherever_that_is_set(server: Pos
         settings(server, f"ALTER {scope} RESET {name}")
     with closing(backends.open(url)) as store:
         assert "a crash of GoTask or PostgreSQL and loss of power" in store.promise
+
+
+def test_a_server_that_becomes_lax_is_noticed_by_the_next_connection(server: Postgres) -> None:
+    with closing(backends.open(f"postgres://app:app@{server.address}/lax")) as store:
+        store.counts()
+        settings(server, "ALTER ROLE app SET synchronous_commit TO off")
+        try:
+            server.command("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'app'")
+            until(lambda: "may lose" in refusal_of(store), "it is refused")
+        finally:
+            settings(server, "ALTER ROLE app RESET synchronous_commit")
+        assert "may lose" not in refusal_of(store)
+
+
+def refusal_of(store: backends.Backend) -> str:
+    try:
+        store.counts()
+    except GotaskError as error:
+        return str(error)
+    return ""
+
+
+def test_the_options_of_the_environment_hold_beside_ours(server: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGOPTIONS", "-c gotask.mine=there -c statement_timeout=7h")
+    with closing(postgres.open(f"{server.url}?schema=environment&timeout=3")) as store:
+        asked = "SELECT current_setting('gotask.mine', true), current_setting('statement_timeout')"
+        assert store._server.transact(lambda txn: txn.ask((asked,), last=True)[0]) == [("there", "3s")]
 
 
 def test_what_the_url_makes_of_it_counts_too(server: Postgres) -> None:
@@ -163,7 +190,6 @@ def test_a_statement_is_ended_by_the_server_too(server: Postgres, store: postgre
     assert store.counts() == {}
 
 
-@pytest.mark.xfail(reason="psycopg's Flush after its last Sync stops the server's clock for idle transactions")
 def test_a_client_that_stops_within_a_transaction_is_ended_by_the_server(server: Postgres, store: postgres.Postgres) -> None:
     store.enqueue_many([new(id="j")])
     stuck = "SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'"

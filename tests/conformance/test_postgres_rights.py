@@ -157,8 +157,11 @@ def test_the_owners_function_does_nothing_else(url: str) -> None:
         store.settle_many([Settlement("j", job.lease, Event.ACK)])
     ask(url, "CREATE TABLE history_20000101 (due_at timestamptz)", "owner")
     # When the user calls it with what no node would say
-    for keeps, at in (("'{}'", "'2199-01-01'"), ("'{-500000,0}'", "NULL"), ("'{NULL,1}'", "'2199-01-02'")):
+    for keeps, at in (("'{}'", "'2199-01-01'"), ("'{NULL,1}'", "'2199-01-02'")):
         ask(url, f"SELECT tend_1({keeps}, {at})")
+    for keeps in ("'{-500000,0}'", "'{1,500000}'", "ARRAY (SELECT generate_series(1, 600))"):
+        with pytest.raises(psycopg.errors.InvalidParameterValue):
+            ask(url, f"SELECT tend_1({keeps}, NULL)")
     # Then what is remembered is still there, and so is what it did not make
     assert ask(url, "SELECT id FROM history") == [("j",)]
     assert ask(url, "SELECT to_regclass('history_20000101') IS NOT NULL") == [(True,)]

@@ -32,6 +32,7 @@ class Address(Struct, kw_only=True):
     schema: str = "gotask"  #: where the tables are, so that two projects in one database never meet
     timeout: float = 5.0  #: seconds after which a call is given up
     notify: float | None = 0.05  #: seconds between two notifications of one topic; None: none are sent or listened to
+    poll: float = 0.25  #: seconds between looks for what nobody is told of
     connections: int = 10  #: that one process holds at most
     durable: bool = True  #: refuse a server that answers before it has written
     migrate: bool = True  #: make the tables of a schema that has none
@@ -82,6 +83,7 @@ OURS: Final[Mapping[str, Callable[[str], Any]]] = {
     "schema": _schema,
     "timeout": _seconds(0.05, 300),
     "notify": _notify,
+    "poll": _seconds(0.01, 300),
     "connections": _number,
     "durable": _yes,
     "migrate": _yes,

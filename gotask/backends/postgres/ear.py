@@ -25,11 +25,11 @@ from gotask.errors import GotaskError
 AWAITED_S: Final = 120.0  #: seconds that a note "somebody waits" is believed; renewed in half that time
 SILENCE_S: Final = 15.0  #: seconds without a sound, after which the ear tries itself
 PROOF_S: Final = 1.0  #: seconds in which it must hear itself
-POLL_S: Final = 0.25  #: seconds between looks of those whom no ear serves
 AGAIN_S: Final = 1.0  #: seconds between two tries to listen again
 DEAF_S: Final = 60.0  #: seconds between them at most, where connections are made and nothing comes through
 END, DOUBT = b".", b"?"  #: what the thread is told
 JOB: Final = "job:"
+QUEUE: Final = "queue:"
 
 
 class Ear:
@@ -177,11 +177,13 @@ class PostgresWatch:
     def __init__(self, server: Server, ear: Ear, topics: Sequence[str]) -> None:
         self.topics = frozenset(topics)
         self._server, self._ear = server, ear
+        #: of these a commit of somebody's own transaction may tell nobody
+        self._queues = frozenset(topic for topic in self.topics if topic.startswith(QUEUE))
         self._jobs = sorted(topic.removeprefix(JOB) for topic in self.topics if topic.startswith(JOB))
         self._rung: set[str] = set()
         self._changed = threading.Condition()
         self._noted_at = float("-inf")
-        self._unserved_s = 0.0  #: seconds waited while no ear served it
+        self._waited_s = 0.0  #: seconds, since it was last sent to look
         if self.topics:
             ear.add(self)
             self._note()
@@ -190,21 +192,19 @@ class PostgresWatch:
         deadline = monotonic() + timeout
         while self.topics:
             with self._changed:
+                unheard = self._queues if self._ear.hears else self.topics
                 if self._rung:
-                    rung, self._rung = self._rung, set()
+                    rung, self._rung, self._waited_s = self._rung, set(), 0.0
                     return rung
-                rest = deadline - monotonic()
-                if rest <= 0:
+                if unheard and self._waited_s >= self._server.address.poll:  # also for those who never wait so long at once
+                    self._waited_s = 0.0
+                    return set(unheard)
+                now = monotonic()
+                if deadline <= now:
                     return set()
-                if not self._ear.hears:
-                    nap = min(rest, POLL_S - self._unserved_s)
-                    self._changed.wait(nap)
-                    self._unserved_s += nap
-                    if self._unserved_s >= POLL_S and not self._rung:  # also for those who never wait for so long at once
-                        self._unserved_s = 0.0
-                        return set(self.topics)
-                    continue
-                self._changed.wait(min(rest, AWAITED_S / 2))
+                look = self._server.address.poll - self._waited_s if unheard else AWAITED_S / 2
+                self._changed.wait(min(deadline - now, look))
+                self._waited_s += monotonic() - now
             self._note()
         return set()
 

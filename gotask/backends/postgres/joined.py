@@ -36,8 +36,8 @@ class Joined:
         self._cursor = link.cursor(binary=True, row_factory=tuple_row)
         rows.register(self._cursor.adapters)
 
-    def enqueue_many(self, jobs: Sequence[NewJob], at: datetime | None = None) -> list[Enqueued]:
-        """As the Backend's. Whoever listens is told as the transaction commits. An error spoils the caller's transaction."""
+    def enqueue_many(self, jobs: Sequence[NewJob], at: datetime | None = None, notify: bool = False) -> list[Enqueued]:
+        """As the Backend's; with `notify` the commit tells nodes. An error spoils the caller's transaction."""
         if not jobs:
             return []
         self._server.ready()
@@ -46,7 +46,7 @@ class Joined:
                 self._check_isolation()
             intake = Intake(self._call, jobs, at)
             answers = intake.answers()
-            if self._server.address.notify is not None and intake.queues:
+            if notify and intake.queues:
                 topics = [f"queue:{queue}" for queue in sorted(intake.queues)]
                 self._cursor.execute(_NOTIFY, (self._channel, rows.texts(topics)))
         return answers

@@ -37,6 +37,7 @@ class Link(psycopg.Connection[tuple[Any, ...]]):
     """A connection that waits until `deadline` (by the monotonic clock) and no longer."""
 
     deadline: float = inf
+    checked: bool = False  #: whether it was seen that what it answers holds
     pooled: bool = True  #: whether each transaction may have another session, so that it must bring its limits along
 
     def wait(self, gen: PQGen[Any], *_: Any, **__: Any) -> Any:
@@ -80,7 +81,7 @@ def connect(address: Address, settings: str = "") -> Link:
     """A new connection; `settings` as libpq's `options` has them. Raises psycopg's errors."""
     login = address.login
     if settings:
-        login = {**login, "options": f"{login.get('options', '')} {settings}"}
+        login = {**login, "options": settings}
     link = Link.connect(autocommit=True, prepare_threshold=None, context=_CONTEXT, **login)
     link.add_notice_handler(lambda _: None)
     link.deadline = monotonic() + address.timeout  # a line may fall silent right after
@@ -148,9 +149,11 @@ class Links:
 
     def connect(self) -> Link:
         """A new connection, with its limits set if it is one to PostgreSQL itself. Raises psycopg's errors."""
-        if not self._pooled:
+        login = self.address.login
+        if not self._pooled and "service" not in login and "PGSERVICE" not in os.environ:  # whose options are not known here
+            theirs = login.get("options", os.environ.get("PGOPTIONS", ""))
             try:
-                link = connect(self.address, limits(self.address.timeout))
+                link = connect(self.address, f"{theirs} {limits(self.address.timeout)}")
                 link.pooled = link.execute(_HEEDED).fetchone() != ("heeded",)
                 if not link.pooled:
                     link.prepare_threshold = 1

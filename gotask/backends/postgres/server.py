@@ -7,7 +7,7 @@ is left to the session, and each transaction begins by setting them.
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Final, TypeVar
 
 import psycopg
@@ -53,7 +53,8 @@ class Txn:
         if last and not self._begun and len(calls) == 1 and not link.pooled:
             cursors = self._execute(calls)
         else:
-            with link.pipeline():
+            # only at its end: after a pipeline a server does not watch over what stays idle in a transaction
+            with link.pipeline() if last else nullcontext():
                 if not self._begun:
                     link.execute(_BEGIN)
                     if link.pooled:
@@ -120,24 +121,24 @@ class Server:
             raise translated(self.address, error) from error
 
     def _check(self, link: Link) -> None:
-        """Refuse servers that would lose jobs, and make the tables if there are none."""
-        if self._checked:
+        """Refuse servers and sessions that would lose jobs, and make the tables if there are none."""
+        if link.checked:
             return
+        (facts,) = link.execute(_FACTS).fetchall()
+        why = refusal(self.address, facts)
+        if why:
+            link.close()  # a session keeps what it began with
+            raise NotConfigured(why)
+        if facts[6]:
+            raise BackendDown(
+                f"PostgreSQL at {self.address.shown} is a standby, and takes no writes; a failover may be under way, so "
+                "try again, or name the primary."
+            )
         with self._guard:
-            if self._checked:
-                return
-            (facts,) = link.execute(_FACTS).fetchall()
-            why = refusal(self.address, facts)
-            if why:
-                raise NotConfigured(why)
-            if facts[6]:
-                raise BackendDown(
-                    f"PostgreSQL at {self.address.shown} is a standby, and takes no writes; a failover may be under way, so "
-                    "try again, or name the primary."
-                )
-            link.deadline += migrations.BUSY_S
-            migrations.prepare(link, self.address)
-            self.facts, self._checked = facts, True
+            if not self._checked:
+                link.deadline += migrations.BUSY_S
+                migrations.prepare(link, self.address)
+            self.facts, self._checked, link.checked = facts, True, True
 
     def ready(self) -> None:
         """See that the store is there and fit, if nothing has asked it yet."""

@@ -104,7 +104,11 @@ DECLARE
     old record;
     over date;
     changed integer := 0;
+    here oid := (SELECT relnamespace FROM pg_class WHERE oid = 'history'::regclass); -- and not among temporary tables
 BEGIN
+    IF cardinality(keeps) > 100 OR 4000 < ANY (keeps) OR 0 > ANY (keeps) THEN
+        RAISE 'up to 100 numbers of days from 0 to 4000' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
     SELECT least(today - 1, (forgotten_until AT TIME ZONE 'UTC')::date - 1) INTO over
     FROM tended WHERE tended.day < today FOR UPDATE SKIP LOCKED;
     IF NOT FOUND THEN RETURN 0; END IF;
@@ -112,7 +116,7 @@ BEGIN
         name := 'history_' || to_char(day, 'YYYYMMDD');
         from_ := to_char(day, 'YYYY-MM-DD') || ' 00:00+00';
         upto := to_char(day + 1, 'YYYY-MM-DD') || ' 00:00+00';
-        CONTINUE WHEN to_regclass(name) IS NOT NULL;
+        CONTINUE WHEN EXISTS (SELECT FROM pg_class WHERE relname = name AND relnamespace = here);
         EXECUTE format('CREATE TABLE %I (LIKE history INCLUDING DEFAULTS INCLUDING INDEXES)', name);
         EXECUTE format('WITH rest AS (DELETE FROM history_rest WHERE due_at >= %L AND due_at < %L RETURNING *)'
             ' INSERT INTO %I SELECT * FROM rest', from_, upto, name);
