@@ -206,7 +206,7 @@ def test_a_restart_goes_unnoticed_by_who_did_not_call_meanwhile(start_postgres: 
         assert watch.wait(10.0) == {"job:j", "queue:other"}
 
 
-def test_whoever_cannot_listen_looks_from_time_to_time(url: str, store: postgres.Postgres) -> None:
+def test_whoever_cannot_listen_looks_from_time_to_time(url: str) -> None:
     with closing(postgres.open(f"{url}&notify=off")) as deaf:
         watch = deaf.watch(["queue:default"])
         assert watch.wait(5.0) == {"queue:default"}

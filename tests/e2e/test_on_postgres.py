@@ -170,7 +170,10 @@ def test_an_idle_system_asks_little(ground: Ground, start_postgres: StartPostgre
     # When nothing happens for a while
     before = len(server.log)
     time.sleep(IDLE_S)
-    # Then PostgreSQL is asked about once a second at most
+    # Then PostgreSQL is asked about once a second at most, but for looks into an empty table, four times a second by each
     asked = re.findall(r"LOG:  (?:execute [^:]*|statement): (.{,60})", server.log[before:])
-    print(f"\nidle: {len(asked) * 60 / IDLE_S:.0f} statements a minute, {Counter(asked)}")
+    looks = [statement for statement in asked if statement.startswith("WITH gone AS")]
+    asked = [statement for statement in asked if statement not in looks]
+    print(f"\nidle: {len(asked) * 60 / IDLE_S:.0f} statements a minute, {Counter(asked)}, {len(looks) * 60 / IDLE_S:.0f} looks")
+    assert 0 < len(looks) / IDLE_S <= 2 * 4.5
     assert len(asked) * 60 / IDLE_S <= IDLE_MOST

@@ -113,7 +113,7 @@ class Ear:
     def _listen(self, link: Link, wake: int) -> bool:
         """Hear until told to end (then True), or until nothing is heard any more."""
         proof = f"ear:{os.urandom(8).hex()}"
-        asked, heard, doubted = float("-inf"), float("-inf"), True
+        asked, heard, passed, doubted = float("-inf"), float("-inf"), float("-inf"), True
         while True:
             now = monotonic()
             if asked <= heard and (doubted or now - heard > SILENCE_S):
@@ -121,7 +121,10 @@ class Ear:
                 asked, doubted = monotonic(), False
             elif asked > heard and now - asked > PROOF_S:
                 return self._deaf(wake)
-            found = _readable(PROOF_S if asked > heard else SILENCE_S, wake, link.pgconn.socket)
+            if self.hears and now - passed >= self._server.address.poll:
+                self._pass_on()
+                passed = now
+            found = _readable(min(PROOF_S, self._server.address.poll), wake, link.pgconn.socket)
             if wake in found:
                 if os.read(wake, 1) == END:
                     return True
@@ -137,6 +140,11 @@ class Ear:
                     self._tried.set()
                     if again:  # something may have been missed meanwhile
                         self._ring_all()
+
+    def _pass_on(self) -> None:
+        """Ring for those whose own transactions brought jobs and told nobody."""
+        if any(topic.startswith(QUEUE) for topic in tuple(self._watches)):
+            self._server.call("pass calls on", self._channel)
 
     def _deaf(self, wake: int) -> bool:
         """Nothing comes through: let all look for themselves for a while, then try again."""
@@ -177,8 +185,6 @@ class PostgresWatch:
     def __init__(self, server: Server, ear: Ear, topics: Sequence[str]) -> None:
         self.topics = frozenset(topics)
         self._server, self._ear = server, ear
-        #: of these a commit of somebody's own transaction may tell nobody
-        self._queues = frozenset(topic for topic in self.topics if topic.startswith(QUEUE))
         self._jobs = sorted(topic.removeprefix(JOB) for topic in self.topics if topic.startswith(JOB))
         self._rung: set[str] = set()
         self._changed = threading.Condition()
@@ -192,19 +198,18 @@ class PostgresWatch:
         deadline = monotonic() + timeout
         while self.topics:
             with self._changed:
-                unheard = self._queues if self._ear.hears else self.topics
                 if self._rung:
                     rung, self._rung, self._waited_s = self._rung, set(), 0.0
                     return rung
-                if unheard and self._waited_s >= self._server.address.poll:  # also for those who never wait so long at once
+                if not self._ear.hears and self._waited_s >= self._server.address.poll:  # in one wait or in many
                     self._waited_s = 0.0
-                    return set(unheard)
+                    return set(self.topics)
                 now = monotonic()
                 if deadline <= now:
                     return set()
-                look = self._server.address.poll - self._waited_s if unheard else AWAITED_S / 2
+                look = AWAITED_S / 2 if self._ear.hears else self._server.address.poll - self._waited_s
                 self._changed.wait(min(deadline - now, look))
-                self._waited_s += monotonic() - now
+                self._waited_s += 0.0 if self._ear.hears else monotonic() - now
             self._note()
         return set()
 

@@ -49,6 +49,8 @@ class Joined:
             if notify and intake.queues:
                 topics = [f"queue:{queue}" for queue in sorted(intake.queues)]
                 self._cursor.execute(_NOTIFY, (self._channel, rows.texts(topics)))
+            elif intake.queues:
+                self._cursor.execute(self._server.statements["call"], (rows.texts(sorted(intake.queues)),), prepare=False)
         return answers
 
     def complete(self, id: str, lease: int, result: bytes) -> None:

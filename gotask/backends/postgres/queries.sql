@@ -104,6 +104,15 @@ DELETE FROM gotask.records WHERE kind = %s AND name = %s AND (version = %s OR %s
 INSERT INTO gotask.waits SELECT id, now() + %s * interval '1 s' FROM {lazy}, unnest(%s) id
 ON CONFLICT (id) DO UPDATE SET believed_until = excluded.believed_until
 
+-- call --
+INSERT INTO gotask.calls (queue) SELECT * FROM unnest(%s)
+
+-- pass calls on --
+WITH gone AS (
+    DELETE FROM gotask.calls WHERE ctid = ANY (ARRAY (SELECT ctid FROM gotask.calls FOR UPDATE SKIP LOCKED)) RETURNING queue
+)
+SELECT pg_notify(%s, 'queue:' || queue) FROM {lazy}, (SELECT DISTINCT queue FROM gone) called
+
 -- ring --
 SELECT pg_notify(%s, topic) FROM {lazy}, unnest(%s) topic
 UNION ALL SELECT pg_notify(%s, 'job:' || id) FROM gotask.waits WHERE id = ANY (%s)

@@ -95,6 +95,12 @@ CREATE UNLOGGED TABLE waits (
     believed_until timestamptz NOT NULL
 );
 
+-- Queues to which a transaction of somebody's own has brought a job, whose commit told nobody. Whoever sees this first tells.
+CREATE UNLOGGED TABLE calls (
+    queue     text COLLATE "C" NOT NULL,
+    called_at timestamptz NOT NULL DEFAULT now()
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
+
 -- One row: what survey_1 saw when it last looked around.
 CREATE TABLE surveys (
     one         boolean PRIMARY KEY DEFAULT true CHECK (one),

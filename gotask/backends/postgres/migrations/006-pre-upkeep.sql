@@ -87,6 +87,7 @@ BEGIN
     )
     SELECT count(*) INTO folded FROM gone;
     DELETE FROM waits WHERE believed_until < instant;
+    DELETE FROM calls WHERE called_at < now() - interval '1 minute'; -- there is nobody who listens
     RETURN folded;
 END $$;
 
