@@ -18,7 +18,6 @@ from bench.node import PAYLOAD, cpu_seconds, drain_rate, node, pause
 from bench.postgres import BATCH, load, transactions
 from gotask import GoTask, backends
 from gotask.backends import Backend
-from gotask.backends.postgres.ear import POLL_S
 from gotask.model import NewJob
 from tests.servers.fixtures import Servers
 from tests.servers.postgres import Postgres
@@ -26,6 +25,7 @@ from tests.servers.postgres import Postgres
 JOBS = int(os.environ.get("BENCH_JOBS", "200000"))
 ROUNDS = 5
 PRODUCERS = 8
+POLL_S = 0.25  #: seconds between the looks of a node that is told nothing
 NODES = 50
 IDLE_S = float(os.environ.get("BENCH_IDLE_S", "30"))
 
@@ -161,7 +161,7 @@ def test_pickup(
     from bench import tasks
 
     # Given an idle node, told by NOTIFY, or one that looks from time to time
-    url = storage if notify == "on" else f"{storage}&notify=off"
+    url = storage if notify == "on" else f"{storage}&notify=off&poll={POLL_S}"
     app = GoTask(url)
     pickup = app.task(tasks.pickup.function)
     found: list[tuple[float, float]] = []
