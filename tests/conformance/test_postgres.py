@@ -218,6 +218,26 @@ def test_whoever_cannot_listen_looks_from_time_to_time(url: str) -> None:
         assert ear.wait(0.3) == set()
 
 
+def test_whoever_just_found_a_job_looks_for_the_next_while_its_ring_is_held_back(url: str) -> None:
+    # Given a producer that may ring once in ten seconds, and two that listen and look by themselves once a minute
+    patient = f"{url}&notify=10&poll=60"
+    with (
+        closing(postgres.open(patient)) as producer,
+        closing(postgres.open(patient)) as one,
+        closing(postgres.open(patient)) as other,
+    ):
+        finder, idler = one.watch(["queue:default"]), other.watch(["queue:default"])
+        until(lambda: not finder.wait(0.0) and not idler.wait(0.0), "it is quiet")
+        producer.enqueue_many([new(id="first")])
+        assert finder.wait(5.0) == idler.wait(5.0) == {"queue:default"}
+        # When one of them finds the first job, and a second comes
+        assert [job.id for job in one.lease({"default": 5}, "n", LEASE_S)] == ["first"]
+        producer.enqueue_many([new(id="second")])
+        # Then that one is sent to look at once, and the other is left alone
+        assert finder.wait(5.0) == {"queue:default"}
+        assert idler.wait(0.3) == set()
+
+
 def test_a_cut_line_is_said_in_time_and_mended(server: Postgres, url: str, start_proxy: StartProxy) -> None:
     proxy = start_proxy(server.address)
     through = url.replace(server.address, proxy.address)

@@ -97,10 +97,11 @@ class Postgres:
             return []
         queues, numbers = rows.texts([queue for queue, _ in asked]), rows.ints([want for _, want in asked])
         found = self._server.call("lease", queues, numbers, owner, lease_s, self._at())
-        if found:
-            self._survey(queues)
         order = {queue: n for n, queue in enumerate(wants)}
         jobs = [(order[job.queue], -job.priority, row[1], job) for row in found for job in (rows.read_job(row),)]
+        if jobs:
+            self._survey(queues)
+            self._ear.found({job.queue for *_, job in jobs})
         return [job for *_, job in sorted(jobs, key=lambda one: one[:3])]
 
     def _survey(self, queues: rows.Array) -> None:

@@ -10,6 +10,7 @@ import select
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
+from math import inf
 from typing import Final
 
 import psycopg
@@ -25,6 +26,7 @@ from gotask.errors import GotaskError
 AWAITED_S: Final = 120.0  #: seconds that a note "somebody waits" is believed; renewed in half that time
 SILENCE_S: Final = 15.0  #: seconds without a sound, after which the ear tries itself
 PROOF_S: Final = 1.0  #: seconds in which it must hear itself
+EAGER_S: Final = 0.004  #: seconds between looks of those who just found something, while the next ring is held back
 AGAIN_S: Final = 1.0  #: seconds between two tries to listen again
 DEAF_S: Final = 60.0  #: seconds between them at most, where connections are made and nothing comes through
 END, DOUBT = b".", b"?"  #: what the thread is told
@@ -154,6 +156,13 @@ class Ear:
         seconds, self._deaf_s = self._deaf_s, min(DEAF_S, 2 * self._deaf_s)
         return _ends(seconds, wake)
 
+    def found(self, queues: set[str]) -> None:
+        """Jobs came from these queues: more may follow before their producer may ring again, so for that long look often."""
+        with self._guard:
+            watches = {watch for queue in queues for watch in self._watches.get(QUEUE + queue, ())}
+        for watch in watches:
+            watch.eager(self._server.address.notify or 0.0)
+
     def _ring(self, topic: str) -> None:
         with self._guard:
             watches = list(self._watches.get(topic, ()))
@@ -190,6 +199,7 @@ class PostgresWatch:
         self._changed = threading.Condition()
         self._noted_at = float("-inf")
         self._waited_s = 0.0  #: seconds, since it was last sent to look
+        self._eager_until = 0.0
         if self.topics:
             ear.add(self)
             self._note()
@@ -201,21 +211,32 @@ class PostgresWatch:
                 if self._rung:
                     rung, self._rung, self._waited_s = self._rung, set(), 0.0
                     return rung
-                if not self._ear.hears and self._waited_s >= self._server.address.poll:  # in one wait or in many
+                now = monotonic()
+                pace = self._pace(now)
+                if self._waited_s >= pace:  # in one wait or in many
                     self._waited_s = 0.0
                     return set(self.topics)
-                now = monotonic()
                 if deadline <= now:
                     return set()
-                look = AWAITED_S / 2 if self._ear.hears else self._server.address.poll - self._waited_s
-                self._changed.wait(min(deadline - now, look))
-                self._waited_s += 0.0 if self._ear.hears else monotonic() - now
+                self._changed.wait(min(deadline - now, pace - self._waited_s, AWAITED_S / 2))
+                self._waited_s += 0.0 if pace == inf else monotonic() - now
             self._note()
         return set()
+
+    def _pace(self, now: float) -> float:
+        """Seconds after which to look unasked."""
+        if now < self._eager_until:
+            return EAGER_S
+        return inf if self._ear.hears else self._server.address.poll
 
     def rung(self, topics: set[str] | frozenset[str]) -> None:
         with self._changed:
             self._rung |= topics
+            self._changed.notify()
+
+    def eager(self, seconds: float) -> None:
+        with self._changed:
+            self._eager_until = monotonic() + seconds
             self._changed.notify()
 
     def close(self) -> None:
