@@ -38,7 +38,7 @@ R = TypeVar("R", Queue, Worker)
 #: seconds after which the tables of a day are tried again: they need a lock that all would wait behind
 TEND_AGAIN_S: Final = 60.0
 LOCKED_S: Final = 0.25  #: seconds between two ticks while all that is due is in the hands of others
-SURVEY_S: Final = 0.5  #: seconds after which a lease looks anew where waiting jobs begin
+SURVEY_S: Final = 0.5  #: seconds after which it is looked anew where waiting jobs begin
 FOLD_AT: Final = 500  #: tallies, above which a tick adds them up
 KEEP_DAYS: Final = sorted({round(seconds / DAY_S) for seconds in (*KEEP_S.values(), DEAD_LETTER_KEEP_S)})
 
@@ -55,6 +55,7 @@ class Postgres:
         self._server = server
         self._clock = clock
         self._tend_at = 0.0
+        self._leased: set[str] = set()  #: queues, since they were surveyed last
         self._surveyed_at = monotonic()
         self._channel = f"gotask:{server.address.schema}"
         self._ringer = Ringer(server, self._channel)
@@ -100,22 +101,23 @@ class Postgres:
         order = {queue: n for n, queue in enumerate(wants)}
         jobs = [(order[job.queue], -job.priority, row[1], job) for row in found for job in (rows.read_job(row),)]
         if jobs:
-            self._survey(queues)
+            self._leased = self._leased | wants.keys()  # another thread may be taking it
             self._ear.found({job.queue for *_, job in jobs})
         return [job for *_, job in sorted(jobs, key=lambda one: one[:3])]
 
-    def _survey(self, queues: rows.Array) -> None:
+    def _survey(self) -> None:
         """Let the next leases begin behind what has left, which a long transaction elsewhere keeps from being cleaned up."""
-        if monotonic() - self._surveyed_at > SURVEY_S:
-            self._surveyed_at = monotonic()
-            with suppress(BackendDown):  # the next lease tries again
-                self._server.call("survey", SURVEY_S / 2, queues)
+        if self._leased and monotonic() - self._surveyed_at > SURVEY_S:
+            queues, self._leased, self._surveyed_at = sorted(self._leased), set(), monotonic()
+            with suppress(BackendDown):  # the next ending tries again
+                self._server.call("survey", SURVEY_S / 2, rows.texts(queues))
 
     def settle_many(self, settlements: Sequence[Settlement]) -> list[bool]:
         if not settlements:
             return []
         answers, heard = moving.settle(self._server, settlements, self._at())
         self._tell(heard)
+        self._survey()
         return answers
 
     def extend_many(self, beats: Sequence[Beat], lease_s: float) -> list[Held]:
@@ -184,7 +186,7 @@ class Postgres:
         if not ids:
             return []
         asked = rows.texts(sorted(set(_possible(ids))))
-        found = {job.id: job for job in map(rows.read_job, self._server.call("get", asked, asked))}
+        found = {job.id: job for job in map(rows.read_job, self._server.call("standing", asked, rows.texts([])))}
         return [found.get(id) for id in ids]
 
     def find(self, filter: Filter) -> Page:

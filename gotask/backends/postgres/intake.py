@@ -103,7 +103,7 @@ class Intake:
         names = rows.texts([self._names[at] for at in missed])
         keys = rows.texts([rows.escaped(key) for at in missed if (key := self._jobs[at].unique_key) is not None])
         wanted = {self._names[at] for at in missed}
-        for row in self._call("standing jobs of ids or unique keys", names, keys, names):
+        for row in self._call("standing", names, keys):
             job = rows.read_job(row)
             if job.id in wanted:
                 self._stand[job.id] = job

@@ -5,10 +5,8 @@
 -- enqueue --
 SELECT id, status, due_at, created_at FROM gotask.enqueue_1(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
 
--- standing jobs of ids or unique keys --
-SELECT {columns} FROM gotask.jobs WHERE id = ANY (%s) OR unique_key = ANY (%s)
-UNION ALL SELECT {columns} FROM gotask.history WHERE id = ANY (%s)
-    AND due_at > (SELECT forgotten_until FROM gotask.tended)
+-- standing --
+SELECT {columns} FROM gotask.standing_1(%s, %s)
 
 -- lease --
 SELECT {columns} FROM {lazy}, gotask.lease_1(%s, %s, %s, %s, %s)
@@ -55,11 +53,6 @@ WITH gone AS (
     SELECT queue, status, due_at, -count(*) FROM gone GROUP BY queue, status, due_at
 )
 SELECT id FROM gone
-
--- get --
-SELECT {columns} FROM gotask.jobs WHERE id = ANY (%s)
-UNION ALL SELECT {columns} FROM gotask.history WHERE id = ANY (%s)
-    AND due_at > (SELECT forgotten_until FROM gotask.tended)
 
 -- count --
 SELECT queue, status, sum(n)::bigint FROM (

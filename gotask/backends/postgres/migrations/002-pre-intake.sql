@@ -53,3 +53,13 @@ BEGIN
         FROM unnest(made.ids, made.statuses, made.dues) AS m (id, status, due_at)
         WHERE known IS NULL OR m.id <> ALL (known);
 END $$;
+
+-- Jobs by their ids, wherever they are, and by the unique keys that they hold; one that has both may come twice.
+CREATE FUNCTION standing_1(ids text[], keys text[]) RETURNS SETOF jobs LANGUAGE plpgsql STABLE SET search_path FROM CURRENT
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off AS $$
+BEGIN
+    RETURN QUERY SELECT * FROM jobs WHERE id = ANY (ids)
+        UNION ALL SELECT * FROM history WHERE id = ANY (ids) AND due_at > (SELECT forgotten_until FROM tended)
+        UNION ALL SELECT * FROM jobs WHERE unique_key = ANY (keys);
+END $$;
