@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from tests.bites import planted, planted_complete, planted_redis
+from tests.bites import planted, planted_complete, planted_postgres, planted_redis
 from tests.bites.planted import Bite
 
 ROOT = Path.cwd()
@@ -52,7 +52,7 @@ def notices(bite: Bite) -> tuple[bool, str]:
 def main(words: list[str]) -> int:
     chosen = [
         bite
-        for bite in (*planted.BITES, *planted_redis.BITES, *planted_complete.BITES)
+        for bite in (*planted.BITES, *planted_redis.BITES, *planted_complete.BITES, *planted_postgres.BITES)
         if all(word in bite.name for word in words)
     ]
     missed = []

@@ -1,5 +1,6 @@
 """PostgreSQL's connections and servers are ended under load: what was answered is still there, and nodes go on."""
 
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -208,3 +209,23 @@ def test_a_call_that_waits_for_somebody_is_ended(start_postgres: StartPostgres) 
         other.rollback()
         assert store.counts() == {("default", State.PENDING): 1}
         assert store.move_many(["j"], Event.CANCEL) == [True]
+
+
+def test_a_forked_child_does_not_talk_on_the_lines_of_its_parent(start_postgres: StartPostgres) -> None:
+    # Given a store with a connection
+    with closing(backends.open(start_postgres().url)) as store:
+        store.enqueue_many([work(name, 1, 0.0) for name in ("parent", "child")])
+        # When a child of the process uses the store while its parent does
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                code = 0 if all(fetch(store, ["child"]).keys() == {"child"} for _ in range(300)) else 2
+                store.close()
+            finally:
+                os._exit(code)
+        # Then each has its own answers
+        try:
+            assert all(fetch(store, ["parent"]).keys() == {"parent"} for _ in range(300))
+        finally:
+            assert os.waitpid(pid, 0)[1] == 0

@@ -173,3 +173,18 @@ def test_a_drop_and_a_record(line: Line) -> None:
     assert found is not None
     assert (found.version, found.weight) == (1, 3)
     agreed(line.store)
+
+
+def test_whoever_watches_anew_after_an_outage_is_told_of_what_he_cannot_hear(line: Line) -> None:
+    # Given a store that listens on a line which falls silent for ever, though new ones are possible
+    watch = line.far.watch(["job:j"])
+    while watch.wait(0.5):
+        pass
+    line.proxy.black_hole(deliver=False)
+    with pytest.raises(BackendDown):
+        line.far.counts()
+    line.proxy.heal()
+    # When it watches anew, then it finds out within seconds that it is deaf, and not after a long silence only
+    watch.close()
+    again = line.far.watch(["job:j"])
+    assert again.wait(5.0) == {"job:j"}

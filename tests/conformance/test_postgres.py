@@ -238,6 +238,13 @@ def test_whoever_just_found_a_job_looks_for_the_next_while_its_ring_is_held_back
         assert idler.wait(0.3) == set()
 
 
+def test_whoever_cannot_listen_and_waits_in_short_naps_looks_too(url: str) -> None:
+    with closing(postgres.open(f"{url}&notify=off")) as deaf:
+        watch = deaf.watch(["queue:default"])
+        heard = [watch.wait(0.1) for _ in range(10)]
+        assert 2 <= heard.count({"queue:default"}) <= 4
+
+
 def test_a_cut_line_is_said_in_time_and_mended(server: Postgres, url: str, start_proxy: StartProxy) -> None:
     proxy = start_proxy(server.address)
     through = url.replace(server.address, proxy.address)
