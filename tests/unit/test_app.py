@@ -141,7 +141,7 @@ def test_options_are_the_jobs(app: GoTask) -> None:
 
 
 def test_options_written_for_type_checkers_are_those_of_the_model() -> None:
-    assert JobOptions.__annotations__.keys() - {"connection"} == set(NewJob.__struct_fields__) - {"type", "payload"}
+    assert JobOptions.__annotations__.keys() - {"connection", "notify"} == set(NewJob.__struct_fields__) - {"type", "payload"}
     assert set(NewJob.__struct_fields__) >= TaskOptions.__annotations__.keys() - {"name", "retry_on", "no_retry_on"}
 
 

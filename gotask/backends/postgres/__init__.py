@@ -21,6 +21,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from gotask.backends import Backend
+from gotask.backends.cursors import cursor
 from gotask.backends.postgres import commits, lists, moving, pins, rows
 from gotask.backends.postgres.address import parse
 from gotask.backends.postgres.ear import Ear, PostgresWatch
@@ -194,7 +195,7 @@ class Postgres:
         found = self._server.transact(lambda txn: txn.ask(*asked, last=True)[-1])
         jobs = [rows.read_job(row) for row in found[: filter.limit]]
         more = len(found) > filter.limit
-        return Page(jobs, lists.cursor(found[filter.limit - 1][0]) if more else None)
+        return Page(jobs, cursor(found[filter.limit - 1][0]) if more else None)
 
     def counts(self) -> dict[tuple[str, State], int]:
         return {(queue, State(status)): n for queue, status, n in self._server.call("count")}

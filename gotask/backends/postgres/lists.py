@@ -1,16 +1,14 @@
 """Lists of jobs, newest first, one page at a time."""
 
-import base64
 from typing import Any, Final
 
+from gotask.backends.cursors import seq_of
 from gotask.backends.postgres import rows
 from gotask.backends.postgres.sql import quoted
-from gotask.errors import InvalidInput
 from gotask.model import Filter
 from gotask.states import FINISHED, State
 
 _FIELDS: Final = ", ".join(rows.COLUMNS)
-_SEQ_MAX: Final = 2**63 - 1
 _OFF: Final = "SELECT set_config('enable_' || name, 'off', true) FROM unnest(%s) name"
 _WAYS: Final = ("seqscan", "bitmapscan", "hashjoin", "mergejoin")
 
@@ -57,23 +55,9 @@ def _conditions(filter: Filter) -> tuple[list[str], list[Any]]:
         ("unique_key = %s", rows.escaped(filter.unique_key)),
         ("created_at >= %s", filter.created_after),
         ("created_at < %s", filter.created_before),
-        ("seq < %s", None if filter.cursor is None else _seq(filter.cursor)),
+        ("seq < %s", None if filter.cursor is None else seq_of(filter.cursor)),
     ):
         if value is not None:
             conditions.append(condition)
             values.append(value)
     return conditions, values
-
-
-def cursor(seq: int) -> str:
-    return base64.urlsafe_b64encode(b"s%d" % seq).decode().rstrip("=")
-
-
-def _seq(cursor: str) -> int:
-    try:
-        text = base64.urlsafe_b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4))
-        if text[:1] != b"s" or not text[1:].isdigit() or len(text) > 20:
-            raise ValueError
-        return min(int(text[1:]), _SEQ_MAX)
-    except ValueError:
-        raise InvalidInput(f"The cursor {cursor[:64]!r} is not one this storage gave; start again without it.") from None

@@ -1,12 +1,12 @@
 """What people ask for: cancel, revive, delete, list."""
 
-import base64
 from collections.abc import Sequence
 from typing import Any
 
 import apsw
 
 from gotask.backends import moves
+from gotask.backends.cursors import cursor, seq_of
 from gotask.backends.fields import check_by_hand
 from gotask.backends.sqlite import sql
 from gotask.backends.sqlite.dues import drop
@@ -14,7 +14,6 @@ from gotask.backends.sqlite.intake import read_job
 from gotask.backends.sqlite.link import Txn
 from gotask.backends.sqlite.moves import Standing, known, standing, write
 from gotask.clock import to_epoch
-from gotask.errors import InvalidInput
 from gotask.model import Filter, Job, Page
 from gotask.states import RULES, Event, State
 
@@ -83,7 +82,7 @@ def find(db: apsw.Connection, filter: Filter) -> Page:
     rows: list[Any] = db.execute(sql.page(conditions), (*values, filter.limit + 1, filter.offset)).fetchall()
     jobs = [read_job(row) for row in rows[: filter.limit]]
     more = len(rows) > filter.limit
-    return Page(jobs, _cursor(rows[filter.limit - 1][0]) if more else None)
+    return Page(jobs, cursor(rows[filter.limit - 1][0]) if more else None)
 
 
 def _conditions(filter: Filter) -> tuple[list[str], list[Any]]:
@@ -96,23 +95,9 @@ def _conditions(filter: Filter) -> tuple[list[str], list[Any]]:
         ("j.unique_key = ?", filter.unique_key),
         ("b.created_at >= ?", None if filter.created_after is None else to_epoch(filter.created_after)),
         ("b.created_at < ?", None if filter.created_before is None else to_epoch(filter.created_before)),
-        ("j.seq < ?", None if filter.cursor is None else _seq(filter.cursor)),
+        ("j.seq < ?", None if filter.cursor is None else seq_of(filter.cursor)),
     ):
         if value is not None:
             conditions.append(column)
             values.append(value)
     return conditions, values
-
-
-def _cursor(seq: int) -> str:
-    return base64.urlsafe_b64encode(b"s%d" % seq).decode().rstrip("=")
-
-
-def _seq(cursor: str) -> int:
-    try:
-        text = base64.urlsafe_b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4))
-        if text[:1] != b"s" or not text[1:].isdigit() or len(text) > 20:
-            raise ValueError
-        return int(text[1:])
-    except ValueError:
-        raise InvalidInput(f"The cursor {cursor[:64]!r} is not one this storage gave; start again without it.") from None
