@@ -178,18 +178,24 @@ def test_a_node_whose_leases_are_undone_runs_those_jobs_again(start_postgres: St
     server = start_postgres(**LAZY)
     numbers: dict[str, int] = {}
     with at_work(server, tmp_path, numbers) as (running, store):
-        long = {f"long-{n}": 100 + n for n in range(4)}
-        store.enqueue_many([work(id, n, 2500.0) for id, n in long.items()])
-        until("they run", lambda: {run.job for run in runs(running.witness)} >= set(long), 10.0)
-        # When the server forgets that they were leased
-        broken = time.monotonic()
-        server.kill()
-        server.start()
-        faults = [(broken, time.monotonic())]
-        # Then they run once more, under leases of their own, and end once
-        drained(store, 60.0)
-        seen = runs(running.witness)
-        assert judge(store, numbers | long, seen, explained(seen, faults, SETTLED_S)) == len(long), "no lease was undone"
+        faults = []
+        for cycle in range(5):
+            long = {f"long-{cycle}-{n}": 100 + n for n in range(4)}
+            store.enqueue_many([work(id, n, 2500.0) for id, n in long.items()])
+            until("they run", lambda long=long: {run.job for run in runs(running.witness)} >= set(long), 10.0)
+            # When the server forgets that they were leased
+            broken = time.monotonic()
+            server.kill()
+            server.start()
+            faults.append((broken, time.monotonic()))
+            # Then they run once more, under leases of their own, and end once
+            drained(store, 60.0)
+            numbers |= long
+            seen = runs(running.witness)
+            if judge(store, numbers, seen, explained(seen, faults, SETTLED_S)):
+                break  # else somebody had waited for a later write, and that took the leases to the disk too
+        else:
+            pytest.fail("no lease was undone")
         agreed(store)
 
 
