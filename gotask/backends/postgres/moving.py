@@ -264,7 +264,7 @@ def drop(server: Server, ids: Sequence[str]) -> tuple[list[bool], Heard]:
     heard = Heard()
     asked = rows.texts(sorted(set(ids)))
     # one after the other, since whoever revives locks `history` first: else each could hold what the other waits for
-    gone = [server.call(statement, asked) for statement in ("drop live jobs", "drop finished jobs")]
+    gone = [server.call(statement, asked) for statement in ("drop waiting jobs", "drop ended jobs")]
     left = {id for found in gone for (id,) in found}
     heard.ended += left
     answers = []

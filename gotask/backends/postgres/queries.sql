@@ -36,23 +36,11 @@ SELECT gotask.write_1(%s, %s, %s, %s, %s, %s)
 -- revive --
 SELECT seq FROM gotask.revive_1(%s)
 
--- drop live jobs --
-WITH gone AS (
-    DELETE FROM gotask.jobs WHERE id = ANY (%s) AND status <> 'RUNNING' RETURNING id, queue, status
-), tallied AS (
-    INSERT INTO gotask.tallies (queue, status, n) SELECT queue, status, -count(*) FROM gone GROUP BY queue, status
-)
-SELECT id FROM gone
+-- drop waiting jobs --
+SELECT * FROM gotask.drop_waiting_1(%s)
 
--- drop finished jobs --
-WITH gone AS (
-    DELETE FROM gotask.history WHERE id = ANY (%s)
-    AND due_at > (SELECT forgotten_until FROM gotask.tended) RETURNING id, queue, status, due_at
-), tallied AS (
-    INSERT INTO gotask.tallies (queue, status, due_at, n)
-    SELECT queue, status, due_at, -count(*) FROM gone GROUP BY queue, status, due_at
-)
-SELECT id FROM gone
+-- drop ended jobs --
+SELECT * FROM gotask.drop_ended_1(%s)
 
 -- count --
 SELECT queue, status, sum(n)::bigint FROM (

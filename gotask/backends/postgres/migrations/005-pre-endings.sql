@@ -93,3 +93,35 @@ BEGIN
     )
     SELECT seq FROM new;
 END $$;
+
+-- Delete what neither runs nor has ended; the ids of what was there. All are locked in the order in which everybody locks jobs,
+-- and only then deleted.
+CREATE FUNCTION drop_waiting_1(ids text[]) RETURNS SETOF text LANGUAGE plpgsql SET search_path FROM CURRENT
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off SET jit = off AS $$
+BEGIN
+    RETURN QUERY WITH gone AS (
+        DELETE FROM jobs WHERE seq = ANY (ARRAY (
+            SELECT seq FROM jobs WHERE id = ANY (ids) AND status <> 'RUNNING' ORDER BY id FOR UPDATE
+        )) RETURNING id, queue, status
+    ), tallied AS (
+        INSERT INTO tallies (queue, status, n) SELECT queue, status, -count(*) FROM gone GROUP BY queue, status
+    )
+    SELECT id FROM gone;
+END $$;
+
+-- The same of what has ended.
+CREATE FUNCTION drop_ended_1(ids text[]) RETURNS SETOF text LANGUAGE plpgsql SET search_path FROM CURRENT
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off SET jit = off AS $$
+BEGIN
+    RETURN QUERY WITH gone AS (
+        DELETE FROM history WHERE due_at > (SELECT forgotten_until FROM tended) AND id = ANY (ARRAY (
+            SELECT id FROM history WHERE id = ANY (ids) AND due_at > (SELECT forgotten_until FROM tended) ORDER BY id FOR UPDATE
+        )) RETURNING id, queue, status, due_at
+    ), tallied AS (
+        INSERT INTO tallies (queue, status, due_at, n)
+        SELECT queue, status, due_at, -count(*) FROM gone GROUP BY queue, status, due_at
+    )
+    SELECT id FROM gone;
+END $$;
