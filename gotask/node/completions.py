@@ -1,11 +1,14 @@
 """Runs whose task completes its job in a transaction of its own: what became of that, only the store can say.
 
 Such a run says so before it begins, and at its end what it came to otherwise. The store is asked then, and never waited for: a
-transaction may be open for as long as it likes, and keeps only its own job in hand.
+transaction may be open for as long as it likes, and keeps only its own job in hand. Its report does not stay for so long, so
+what was asked for is left to the next dispatcher, should this one die.
 """
 
 import logging
 from typing import Final
+
+import msgspec
 
 from gotask._core.ring import Loss
 from gotask.backends import Backend
@@ -13,25 +16,36 @@ from gotask.clock import monotonic
 from gotask.model import Became, Job
 from gotask.node import frame
 from gotask.node.ledger import Ledger
+from gotask.node.notices import Notices
 from gotask.policy import Outcome
 from gotask.verdict import uncommitted
 
 FIRST_S: Final = 0.02  #: seconds until a transaction that was open is looked at again; the pause doubles
 MOST_S: Final = 1.0  #: seconds between two looks at most
 log = logging.getLogger("gotask.node")
+_encode: Final = msgspec.msgpack.Encoder().encode
+_decode: Final = msgspec.msgpack.Decoder(list[tuple[int, Outcome]]).decode
 
 
 class Completions:
     """Stands before the ledger: it is told of every end but that of a task which just returned."""
 
-    def __init__(self, ledger: Ledger, backend: Backend) -> None:
+    def __init__(self, ledger: Ledger, backend: Backend, notices: Notices) -> None:
         self._ledger = ledger
         self._backend = backend
+        self._notices = notices
         self._begun: set[int] = set()  # tickets of runs that may have a transaction under way
         self._ended: dict[int, Outcome] = {}  # of such runs, what they came to if that does not commit
         self._warned: set[int] = set()
         self._pause = 0.0
         self._look_at = 0.0
+
+    def adopt(self) -> None:
+        """Take over what a dead predecessor had asked for. What it had settled since is no ticket any more."""
+        left = self._notices.left()
+        for ticket, outcome in _decode(left) if left is not None else ():
+            if ticket in self._ledger.jobs:
+                self._end(ticket, outcome)
 
     @property
     def rest(self) -> float:
@@ -69,6 +83,8 @@ class Completions:
         """Ask the store what became of those that ended, if it is time; how many are settled by that. Raises BackendDown."""
         if not self._ended or monotonic() < self._look_at:
             return 0
+        if self._pause == 0.0:  # there are others than the last time
+            self._notices.leave(_encode(list(self._ended.items())))
         tickets = list(self._ended)
         known = [(ticket, job) for ticket in tickets if (job := self._ledger.jobs.get(ticket)) is not None]
         ask = getattr(self._backend, "completions", None)

@@ -71,7 +71,7 @@ class Dispatcher:
         self._bell = Bell(self._backend, owner, segment.ring_reports)
         self.adopted = False  # whether the store has answered all that must be known before the first turn
         self.ledger = Ledger(catalog)
-        self._completions = Completions(self.ledger, self._backend)
+        self._completions = Completions(self.ledger, self._backend, catalog.notices)
         self._leaser = Leaser(self._backend, segment, catalog, self.ledger, owner, slots, lease_s)
         self.draining = False
         self.answered_at = self.turned_at = monotonic()  # when the store last answered, and the loop last turned
@@ -290,6 +290,7 @@ class Dispatcher:
                 self.ledger.jobs[ticket] = job
             else:
                 self._segment.cancel(ticket, GRACE_S)
+        self._completions.adopt()
         # What it had leased and not yet handed over is in nobody's hands; its lapse would be held against it.
         self._registry.release(self._owner, "its dispatcher was restarted", {(one.id, one.lease) for one in frames.values()})
         if frames:

@@ -1,4 +1,5 @@
-"""What the processes of a node tell each other beside the segment: the task table, and whether the store answers.
+"""What the processes of a node tell each other beside the segment: the task table, whether the store answers, and what one
+dispatcher leaves to the next.
 
 It lies in a memfd that the arbiter made, so it outlives both sides: a new dispatcher finds the table, so that it decides
 without loading user code, and a new generation of workers overwrites it. A length and a checksum tell a whole table from a
@@ -16,6 +17,7 @@ from gotask.model import Name, Rules
 
 _CUT_OFF_AT: Final = 0
 _TABLE_AT: Final = 8
+_LEFT_AT: Final = 1 << 30  # far beyond any table; what lies between costs nothing
 _HEADER: Final = struct.Struct("<II")
 
 
@@ -33,19 +35,32 @@ class Notices:
 
     def publish(self, specs: list[TaskSpec]) -> None:
         """Worker: say what this generation can run. All workers of one say the same, so the last one may win."""
-        body = msgspec.msgpack.encode(specs)
-        os.pwrite(self._fd, _HEADER.pack(len(body), zlib.crc32(body)) + body, _TABLE_AT)
+        self._write(_TABLE_AT, msgspec.msgpack.encode(specs))
 
     def tasks(self) -> dict[str, TaskSpec] | None:
         """Dispatcher: the table by type; None while no worker has published a whole one."""
-        header = os.pread(self._fd, _HEADER.size, _TABLE_AT)
+        body = self._read(_TABLE_AT)
+        return None if body is None else {spec.type: spec for spec in msgspec.msgpack.decode(body, type=list[TaskSpec])}
+
+    def leave(self, body: bytes) -> None:
+        """Dispatcher: what the next one must know if this one dies."""
+        self._write(_LEFT_AT, body)
+
+    def left(self) -> bytes | None:
+        """Dispatcher: what the last one left, if anything."""
+        return self._read(_LEFT_AT)
+
+    def _write(self, at: int, body: bytes) -> None:
+        os.pwrite(self._fd, _HEADER.pack(len(body), zlib.crc32(body)) + body, at)
+
+    def _read(self, at: int) -> bytes | None:
+        """A whole one, or None."""
+        header = os.pread(self._fd, _HEADER.size, at)
         if len(header) < _HEADER.size:
             return None
         length, checksum = _HEADER.unpack(header)
-        body = os.pread(self._fd, length, _TABLE_AT + _HEADER.size)
-        if len(body) != length or zlib.crc32(body) != checksum:
-            return None
-        return {spec.type: spec for spec in msgspec.msgpack.decode(body, type=list[TaskSpec])}
+        body = os.pread(self._fd, length, at + _HEADER.size)
+        return body if body and len(body) == length and zlib.crc32(body) == checksum else None
 
     @property
     def cut_off(self) -> bool:

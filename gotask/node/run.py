@@ -5,6 +5,7 @@ that completes its job over a connection of its own.
 """
 
 from collections.abc import Callable
+from traceback import clear_frames
 from typing import Any, Final
 
 import msgspec
@@ -107,7 +108,9 @@ class Runner:
 
     def failed(self, ticket: int, job: Frame, task: Task[..., Any], error: BaseException) -> None:
         """The task raised, or was made to."""
-        self.end(ticket, judge(task, error, job.timeout))
+        outcome = judge(task, error, job.timeout)
+        clear_frames(error.__traceback__)  # asyncio's hold each other, and with them the task's connections would stay open
+        self.end(ticket, outcome)
 
     def end(self, ticket: int, outcome: Outcome) -> None:
         kind = frame.ENDED

@@ -56,6 +56,20 @@ BITES = [
         f"{NODE} -k stops_nobody_else",
     ),
     Bite(
+        "completing: a dispatcher takes what it was asking for with it",
+        "gotask/node/dispatcher.py",
+        "        self._completions.adopt()\n",
+        "",
+        f"{NODE} -k next_dispatcher",
+    ),
+    Bite(
+        "completing: what a coroutine held as it raised is kept",
+        "gotask/node/run.py",
+        "        clear_frames(error.__traceback__)",
+        "        pass",
+        f"{NODE} -k coroutine_left_open",
+    ),
+    Bite(
         "completing: nobody who waits is told",
         "gotask/backends/postgres/commits.py",
         "            heard.ended.append(id)\n",

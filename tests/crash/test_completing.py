@@ -16,7 +16,7 @@ import pytest
 from gotask import GoTask, backends
 from gotask.backends import Backend
 from gotask.model import Job
-from gotask.states import Event, State
+from gotask.states import LIVE, Event, State
 from tests.crash.harness import SCALE, Node, drained, enqueue, fetch, kill, node, until
 from tests.servers.fixtures import Servers
 
@@ -107,6 +107,13 @@ def test_what_did_not_commit_is_tried_again(how: str, says: str, storage: str, b
         assert says in (attempt.error or "")
 
 
+def test_what_a_coroutine_left_open_as_it_raised_ends_with_it(storage: str, backend: Backend, tmp_path: Path) -> None:
+    # Given a worker that has nothing else to do, so that Python collects no garbage there
+    with node(storage, tmp_path, "-c", "1", app=APP) as running:
+        ended(backend, storage, one(backend, "raise before", "apay"))
+        assert told(running, "commit it before the task returns") == 0
+
+
 def test_a_task_may_try_its_transaction_again(storage: str, backend: Backend, tmp_path: Path) -> None:
     with node(storage, tmp_path, "-c", "1", app=APP):
         assert ended(backend, storage, one(backend, "again")).retry_count == 0
@@ -133,6 +140,18 @@ def test_an_open_transaction_stops_nobody_else(storage: str, backend: Backend, t
         job = ended(backend, storage, job_id)
         assert told(running, "The store does not answer") == 0
         assert "was still open when the task returned; commit it before" in str((job.attempts or [])[0].error)
+
+
+def test_the_next_dispatcher_knows_of_an_open_transaction(storage: str, backend: Backend, tmp_path: Path) -> None:
+    # Given a dispatcher that has heard of the end of a run, and dies before the transaction of that run ends
+    with node(storage, tmp_path, "-c", "1", app=APP) as running:
+        job_id = one(backend, "open")
+        until("the node notices", lambda: told(running, "commit it before the task returns") == 1, 20)
+        kill(running.of("dispatcher")[0].pid)
+        until("another took over", lambda: told(running, "Took over 1 jobs") == 1, 20)
+        # When it ends without a commit, then the job is tried again
+        enqueue(backend, [("let_go", "{}")])
+        assert ended(backend, storage, job_id).retry_count == 1
 
 
 def test_what_lapsed_while_its_transaction_was_open_is_no_hurry(
@@ -217,7 +236,7 @@ def test_each_effect_once_in_a_storm_of_kills(victim: str, storage: str, backend
         node(storage, folders[1], "-c", "2", "--processes", "2", "--lease", "3", app=APP) as second,
     ):
         deadline = time.monotonic() + 150
-        while any(backend.counts().get(("default", state), 0) for state in State if state is not State.SUCCESS):
+        while any(backend.counts().get(("default", state), 0) for state in LIVE):
             assert time.monotonic() < deadline, backend.counts()
             time.sleep(chance.uniform(0.05, 0.3))
             running = chance.choice([first, second])
@@ -230,9 +249,11 @@ def test_each_effect_once_in_a_storm_of_kills(victim: str, storage: str, backend
                     kills += 1
             elif kills < 60 and (alive := running.of(victim)):
                 kills += kill(chance.choice(alive).pid)
-        # Then each job is done, and left exactly one row
-        found = effects(storage)
-        assert {job.status for job in fetch(backend, ids).values()} == {State.SUCCESS}
-        wrong = {id: found[id] for id in ids if found[id] != 1}
-        assert not wrong, f"seed {seed}: {len(wrong)} of {count} have not one effect, such as {next(iter(wrong.items()))}"
+        # Then each job is done, and left exactly one row; but one that was hit three times in a row is poison, and left none
+        found, jobs = effects(storage), fetch(backend, ids)
+        assert {(job.status, job.reason) for job in jobs.values()} <= {(State.SUCCESS, None), (State.FAILED, "poison")}
+        done = {id: int(jobs[id].status is State.SUCCESS) for id in ids}
+        wrong = {id: found[id] for id in ids if found[id] != done[id]}
+        assert not wrong, f"seed {seed}: {len(wrong)} of {count} have other effects, such as {next(iter(wrong.items()))}"
+        assert sum(done.values()) >= count - 3
         assert kills >= 5
