@@ -121,4 +121,25 @@ BITES = [
         "ORDER BY place LIMIT n - aged FOR UPDATE",
         "tests/chaos/test_postgres_storm.py -k without_keys",
     ),
+    Bite(
+        "postgres: a floor rises over a prepared transaction",
+        f"{FOLDER}/migrations/004-pre-floors.sql",
+        " OR w LIKE '-1/%'",
+        "",
+        "tests/conformance/test_postgres_floors.py -k prepared",
+    ),
+    Bite(
+        "postgres: a lease whose number is not the clock's is not waited for on the disk",
+        LEASES,
+        "PERFORM set_config('synchronous_commit', reset_val, true) FROM pg_settings WHERE name = 'synchronous_commit';",
+        "",
+        "tests/conformance/test_postgres_promises.py -k clock_is_behind",
+    ),
+    Bite(
+        "postgres: the plan of a page may be compiled",
+        f"{FOLDER}/lists.py",
+        ', "enable_mergejoin", "jit")',
+        ', "enable_mergejoin")',
+        "tests/conformance/test_postgres_plans.py -k a_page",
+    ),
 ]

@@ -16,6 +16,7 @@ R = TypeVar("R")
 #: of a server whose plans are to be seen
 SETTINGS: Final[dict[str, object]] = {
     "shared_preload_libraries": "auto_explain", "autovacuum": "off", "shared_buffers": "512MB", "synchronous_commit": "local",
+    "jit": "on",
     "auto_explain.log_analyze": "on", "auto_explain.log_buffers": "on", "auto_explain.log_timing": "off",
     "auto_explain.log_nested_statements": "on", "auto_explain.log_format": "json",
 }  # fmt: skip
@@ -38,6 +39,7 @@ class Scan(NamedTuple):
 class Plan(NamedTuple):
     statement: str
     root: dict[str, Any]
+    compiled: bool  #: before it ran, which takes longer than a call may
 
     @property
     def buffers(self) -> int:
@@ -68,5 +70,5 @@ def during(server: Postgres, call: Callable[[], R]) -> tuple[list[Plan], R]:
     found = []
     for text in _PLAN.findall(server.log[before:]):
         told = json.loads(re.sub(r"^\t", "", text, flags=re.MULTILINE))
-        found.append(Plan(told["Query Text"], told["Plan"]))
+        found.append(Plan(told["Query Text"], told["Plan"], "JIT" in told))
     return found, answer

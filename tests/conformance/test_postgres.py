@@ -122,10 +122,14 @@ def days(server: Postgres, url: str) -> set[str]:
     return {name for (name,) in server.command(asked, schema(url)) if name.startswith("history_2")}
 
 
-def test_finished_jobs_lie_by_the_day_on_which_they_are_forgotten_and_go_with_it(server: Postgres, url: str) -> None:
-    # Given a store under a clock, and jobs that ended before any day had a table of its own
+@pytest.mark.parametrize("strings", ["on", "off"])
+def test_finished_jobs_lie_by_the_day_on_which_they_are_forgotten_and_go_with_it(
+    server: Postgres, url: str, strings: str
+) -> None:
+    # Given a store under a clock, a session that reads \ in this way, and jobs that ended before any day had a table of its own
     clock = Clock()
-    with closing(postgres.open(url, clock)) as store:
+    options = f"?options=-c%20standard_conforming_strings%3D{strings}&"
+    with closing(postgres.open(url.replace("?", options), clock)) as store:
         end(store, running(store, "early"))
         # When it is tended, then there are tables for all that may end today, and what lay elsewhere moved
         store.tick()
@@ -266,6 +270,16 @@ def test_text_of_any_kind_comes_back(store: postgres.Postgres) -> None:
         found = store.get_many([job.id])[0]
         assert found is not None
         assert (found.error, found.reason) == (text, text)
+
+
+def test_a_node_of_any_name_finds_its_jobs(store: postgres.Postgres) -> None:
+    store.enqueue_many([new() for _ in range(3)])
+    for name in ("no\\de", "\\0", "é"):
+        (job,) = store.lease({"default": 1}, name, LEASE_S)
+        assert job.worker_id == name
+        assert [found.id for found in store.find(Filter(worker_id=name)).jobs] == [job.id]
+        assert store.move_many([job.id], Event.CANCEL) == [True]
+        assert [found.id for found in store.find(Filter(worker_id=name)).jobs] == [job.id]
 
 
 def test_the_time_is_the_servers(store: postgres.Postgres) -> None:

@@ -12,7 +12,7 @@ from lab import LEASE_S, Clock, new
 from gotask.backends import postgres
 from gotask.model import Job, Settlement
 from gotask.states import Event
-from tests.servers.fixtures import Servers
+from tests.servers.fixtures import Servers, StartPostgres
 from tests.servers.postgres import Postgres
 
 
@@ -117,6 +117,30 @@ def test_a_transaction_that_commits_late_is_not_behind_the_floor(server: Postgre
     # Then it is found, also when the floor has risen to it
     survey(server, name)
     assert names(lease(store)) == ["late"]
+
+
+def test_a_prepared_transaction_that_outlives_a_restart_is_not_behind_the_floor(start_postgres: StartPostgres) -> None:
+    # Given a job of a prepared transaction, which was seen before the server restarts, and later ones that come and go
+    server = start_postgres(max_prepared_transactions=1)
+    with closing(postgres.open(f"{server.url}?schema=floors")) as store:
+        store.counts()
+        link = psycopg.connect(server.url)
+        link.tpc_begin(link.xid(1, "gtrid", "bqual"))
+        store.joined(link).enqueue_many([new(id="late")])
+        store.enqueue_many([new(id=f"a{n:02}") for n in range(40)])
+        end(store, lease(store))
+        survey(server, "floors", times=1)
+        link.tpc_prepare()
+        link.close()
+        server.stop()
+        server.start()
+        # When it is surveyed meanwhile, and it commits at last
+        survey(server, "floors")
+        ((name,),) = server.command("SELECT gid FROM pg_prepared_xacts")
+        server.command(f"COMMIT PREPARED '{name}'")
+        survey(server, "floors")
+        # Then it is found
+        assert names(lease(store)) == ["late"]
 
 
 def test_a_revived_job_and_a_promoted_one_are_found(server: Postgres, name: str) -> None:

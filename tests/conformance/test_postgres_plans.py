@@ -53,7 +53,8 @@ def store(server: Postgres, request: pytest.FixtureRequest) -> Iterator[postgres
 
 
 def judge(plans: list[Plan], *indexes: str, rows: int = ROWS_MOST, blocks: int = BLOCKS_MOST) -> None:
-    """That these indexes were used, no large table was read whole, and little of any."""
+    """That these indexes were used, no large table was read whole, and little of any; and that nothing was compiled for it."""
+    assert not [plan.statement for plan in plans if plan.compiled]
     scans = [scan for plan in plans for scan in plan.scans if scan.table == "jobs" or scan.table.startswith("history")]
     said = "\n".join(f"{scan.how} {scan.table} {scan.index} {scan.rows:.0f}" for scan in scans if scan.rows > WHOLE_MOST / 10)
     for scan in scans:

@@ -105,6 +105,22 @@ def test_what_the_url_makes_of_it_counts_too(server: Postgres) -> None:
     assert "may lose what it has accepted (synchronous_commit off)" in said
 
 
+def test_a_lease_that_the_clock_is_behind_is_not_given_again_after_a_crash(start_postgres: StartPostgres) -> None:
+    # Given a job whose last lease is of a time to which the clock has not come yet, and nothing that goes to the disk unasked
+    server = start_postgres(wal_writer_delay="10s", autovacuum="off", bgwriter_lru_maxpages=0)
+    with closing(postgres.open(server.url)) as store:
+        store.enqueue_many([new(id="j")])
+        server.command("UPDATE gotask.jobs SET lease = extract(epoch FROM now() + interval '1 hour') * 1000000")
+        (job,) = store.lease({"default": 1}, "node-1", LEASE_S)
+        # When the server is lost right after it was leased again
+        server.kill()
+        server.start()
+        # Then it is still leased, or will be under another number
+        again = store.lease({"default": 1}, "node-2", LEASE_S)
+        assert job.lease not in [one.lease for one in again]
+        assert store.settle_many([Settlement("j", job.lease, Event.ACK)]) == [not again]
+
+
 # a limit on every wait
 
 

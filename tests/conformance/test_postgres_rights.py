@@ -146,6 +146,7 @@ def test_functions_run_as_whoever_calls_them_and_look_only_in_their_schema(url: 
     for name, (definer, config) in functions.items():
         assert f'search_path="{schema(url)}", pg_temp' in config, name  # type: ignore[operator]
         assert definer is (name == "tend_1")
+        assert "jit=off" in config or not any(setting.startswith("enable_") for setting in config), name  # type: ignore[attr-defined]
 
 
 def test_the_owners_function_does_nothing_else(url: str) -> None:

@@ -45,7 +45,7 @@ class Postgres(Process):
 
     DEFAULTS: ClassVar[Mapping[str, object]] = {
         "max_connections": 100, "shared_buffers": "64MB", "max_wal_size": "1GB", "autovacuum_naptime": "10s",
-        "log_min_messages": "warning", "jit": "off", "dynamic_shared_memory_type": "mmap",
+        "log_min_messages": "warning", "dynamic_shared_memory_type": "mmap",
     }  # fmt: skip
 
     def __init__(

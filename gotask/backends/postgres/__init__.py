@@ -98,7 +98,7 @@ class Postgres:
         if not asked:
             return []
         queues, numbers = rows.texts([queue for queue, _ in asked]), rows.ints([want for _, want in asked])
-        found = self._server.call("lease", queues, numbers, owner, lease_s, self._at())
+        found = self._server.call("lease", queues, numbers, rows.escaped(owner), lease_s, self._at())
         order = {queue: n for n, queue in enumerate(wants)}
         jobs = [(order[job.queue], -job.priority, row[1], job) for row in found for job in (rows.read_job(row),)]
         if jobs:

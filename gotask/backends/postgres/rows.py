@@ -36,7 +36,7 @@ MOVING: Final = tuple(name for name in COLUMNS if name not in UNMOVED)
 CHANGED: Final = tuple(name for name in MOVING if name not in ("seq", "place", "id", "lease", "unique_key"))
 
 #: free text may have any character, and PostgreSQL keeps no NUL
-FREE: Final = frozenset({"unique_key", "reason", "error", "progress_note"})
+FREE: Final = frozenset({"unique_key", "worker_id", "reason", "error", "progress_note"})
 _ESCAPES: Final = str.maketrans({"\\": "\\\\", "\0": "\\0"})
 
 

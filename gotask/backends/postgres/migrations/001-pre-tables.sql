@@ -2,7 +2,8 @@
 --
 -- A job is one row with one number, `seq`, for life. The unfinished are in `jobs`, which stays as small as the backlog; what
 -- has ended moves to `history`, cut by the day on which it is to be forgotten, so that a day is forgotten by dropping a table.
--- Free text (unique_key, reason, error, progress_note) has \ and NUL as \\ and \0, since PostgreSQL keeps no NUL in a text.
+-- Free text (unique_key, worker_id, reason, error, progress_note) has \ and NUL as \\ and \0, since PostgreSQL keeps no NUL in
+-- a text.
 
 CREATE SEQUENCE places;  -- numbers jobs as they were accepted, or queued up anew
 

@@ -3,7 +3,8 @@
 --
 -- What the tables hold changes from empty to millions and back within minutes, so plans must not follow their statistics: each
 -- function is planned once, for the indexes that were made for it. Rows that arrays name are looked up one by one in a LATERAL
--- subquery, which no planner turns around: a join could begin with the whole table instead, while that looks small.
+-- subquery, which no planner turns around: a join could begin with the whole table instead, while that looks small. A way that
+-- is off looks so dear that a plan which takes it after all would be compiled first, for half a second; hence no jit.
 
 -- Accept jobs, given as arrays of one length or NULL for what none of them says. Answers those that are new.
 -- Whoever ends a job removes it from `jobs` and puts it into `history` at once. So an id is looked for in `history` after it
@@ -16,7 +17,7 @@ CREATE FUNCTION enqueue_1(
     OUT id text, OUT status text, OUT due_at timestamptz, OUT created_at timestamptz
 ) RETURNS SETOF record LANGUAGE plpgsql SET search_path FROM CURRENT
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
-SET enable_mergejoin = off AS $$
+SET enable_mergejoin = off SET jit = off AS $$
 #variable_conflict use_column
 DECLARE
     instant timestamptz := coalesce(at, clock_timestamp());
@@ -57,7 +58,7 @@ END $$;
 -- Jobs by their ids, wherever they are, and by the unique keys that they hold; one that has both may come twice.
 CREATE FUNCTION standing_1(ids text[], keys text[]) RETURNS SETOF jobs LANGUAGE plpgsql STABLE SET search_path FROM CURRENT
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
-SET enable_mergejoin = off AS $$
+SET enable_mergejoin = off SET jit = off AS $$
 BEGIN
     RETURN QUERY SELECT * FROM jobs WHERE id = ANY (ids)
         UNION ALL SELECT * FROM history WHERE id = ANY (ids) AND due_at > (SELECT forgotten_until FROM tended)

@@ -3,7 +3,7 @@
 -- The lane of a queue, locked.
 CREATE FUNCTION lane_1(name text) RETURNS lanes LANGUAGE plpgsql SET search_path FROM CURRENT
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
-SET enable_mergejoin = off AS $$
+SET enable_mergejoin = off SET jit = off AS $$
 DECLARE
     lane lanes;
 BEGIN
@@ -19,7 +19,7 @@ END $$;
 CREATE FUNCTION allowed_1(rules json, lane lanes, want integer, instant timestamptz, OUT starts integer, OUT bucket float8)
 LANGUAGE plpgsql SET search_path FROM CURRENT
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
-SET enable_mergejoin = off AS $$
+SET enable_mergejoin = off SET jit = off AS $$
 DECLARE
     most integer := coalesce((rules ->> 'max_workers')::integer, 0);
     rate float8 := coalesce((rules ->> 'rate_limit')::float8, 0);
@@ -43,7 +43,7 @@ END $$;
 CREATE FUNCTION pick_1(name text, n integer, aged integer, floors bigint[], instant timestamptz, OUT rows tid[], OUT newest bigint)
 LANGUAGE plpgsql SET search_path FROM CURRENT
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
-SET enable_mergejoin = off SET enable_sort = off AS $$
+SET enable_mergejoin = off SET jit = off SET enable_sort = off AS $$
 DECLARE
     heads bigint[]; -- of each priority, the place from which the rest begins
     older tid[];
@@ -76,11 +76,12 @@ END $$;
 
 -- Lease up to wants[i] jobs of queues[i], which are in order. Not in the order of the jobs.
 -- The number of a lease is the time in microseconds, or more if a job had that: so one which a crash of the server took back
--- (leases are not waited for on the disk) is not given out again. A lane is locked if there is anything to count.
+-- (leases are not waited for on the disk, but for those that the clock is behind) is not given out again. A lane is locked if there
+-- is anything to count.
 CREATE FUNCTION lease_1(queues text[], wants integer[], owner text, lease_s float8, at timestamptz)
 RETURNS SETOF jobs LANGUAGE plpgsql SET search_path FROM CURRENT
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
-SET enable_mergejoin = off AS $$
+SET enable_mergejoin = off SET jit = off AS $$
 DECLARE
     lane lanes;
     rules json;
@@ -116,7 +117,10 @@ BEGIN
         END IF;
         IF taken > 0 THEN
             IF number = 0 THEN number := extract(epoch FROM clock_timestamp()) * 1000000; END IF;
-            number := greatest(number, picked.newest + 1);
+            IF number <= picked.newest THEN -- after a crash the clock may be behind it still, so this number must be kept
+                PERFORM set_config('synchronous_commit', reset_val, true) FROM pg_settings WHERE name = 'synchronous_commit';
+                number := picked.newest + 1;
+            END IF;
             RETURN QUERY UPDATE jobs SET status = 'RUNNING', lease = number, worker_id = owner, started_at = instant,
                 updated_at = instant, due_at = instant + lease_s * interval '1 s', reason = NULL
                 WHERE ctid = ANY (picked.rows) RETURNING jobs.*;
@@ -138,7 +142,7 @@ END $$;
 CREATE FUNCTION extend_1(ids text[], leases bigint[], progresses float8[], notes text[], lease_s float8, at timestamptz)
 RETURNS TABLE (id text, lease bigint, cancel boolean) LANGUAGE plpgsql SET search_path FROM CURRENT
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
-SET enable_mergejoin = off AS $$
+SET enable_mergejoin = off SET jit = off AS $$
 #variable_conflict use_column
 DECLARE
     instant timestamptz := coalesce(at, clock_timestamp());

@@ -5,7 +5,7 @@
 CREATE FUNCTION ack_1(ids text[], leases bigint[], results bytea[], keeps float8[], at timestamptz)
 RETURNS TABLE (id text, lease bigint, queue text, limited boolean) LANGUAGE plpgsql SET search_path FROM CURRENT
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
-SET enable_mergejoin = off AS $$
+SET enable_mergejoin = off SET jit = off AS $$
 #variable_conflict use_column
 DECLARE
     instant timestamptz := coalesce(at, clock_timestamp());
@@ -43,7 +43,7 @@ END $$;
 CREATE FUNCTION write_1(staying json, ending json, queues text[], statuses text[], dues timestamptz[], ns bigint[])
 RETURNS void LANGUAGE plpgsql SET search_path FROM CURRENT
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
-SET enable_mergejoin = off AS $$
+SET enable_mergejoin = off SET jit = off AS $$
 DECLARE
     back bigint[]; -- seq of those given back, which keep their place
 BEGIN
@@ -79,7 +79,7 @@ END $$;
 -- Bring jobs back from `history` that Python has locked there; answers those that could: not if another holds an id or a key.
 CREATE FUNCTION revive_1(coming json) RETURNS TABLE (seq bigint) LANGUAGE plpgsql SET search_path FROM CURRENT
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
-SET enable_mergejoin = off AS $$
+SET enable_mergejoin = off SET jit = off AS $$
 #variable_conflict use_column
 BEGIN
     RETURN QUERY WITH new AS (

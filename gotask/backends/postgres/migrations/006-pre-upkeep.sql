@@ -4,7 +4,7 @@
 CREATE FUNCTION next_due_1(most integer, at timestamptz, OUT rest float8, OUT untended boolean, OUT tallied bigint)
 LANGUAGE plpgsql SET search_path FROM CURRENT
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
-SET enable_mergejoin = off AS $$
+SET enable_mergejoin = off SET jit = off AS $$
 DECLARE
     instant timestamptz := coalesce(at, clock_timestamp());
 BEGIN
@@ -21,7 +21,7 @@ END $$;
 -- What is due, up to `most` jobs, locked, the longest due first.
 CREATE FUNCTION due_1(most integer, at timestamptz) RETURNS SETOF jobs LANGUAGE plpgsql SET search_path FROM CURRENT
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
-SET enable_mergejoin = off AS $$
+SET enable_mergejoin = off SET jit = off AS $$
 DECLARE
     instant timestamptz := coalesce(at, clock_timestamp());
 BEGIN
@@ -41,7 +41,7 @@ END $$;
 -- Forget finished jobs whose time has come, the longest due first and about `most` of them; how many. Their rows are seen no
 -- more, and go with the table of their day.
 CREATE FUNCTION forget_1(most bigint, at timestamptz) RETURNS bigint LANGUAGE plpgsql SET search_path FROM CURRENT
-SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off AS $$
 DECLARE
     instant timestamptz := coalesce(at, clock_timestamp());
     upto timestamptz; -- what is due by then is about `most`
@@ -68,7 +68,7 @@ END $$;
 -- is no more rows than it has minutes; until the end of that minute they still count.
 CREATE FUNCTION fold_1(at timestamptz) RETURNS bigint LANGUAGE plpgsql SET search_path FROM CURRENT
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
-SET enable_mergejoin = off AS $$
+SET enable_mergejoin = off SET jit = off AS $$
 DECLARE
     instant timestamptz := coalesce(at, clock_timestamp());
     folded bigint;
@@ -126,7 +126,7 @@ BEGIN
     END LOOP;
     FOR old IN
         SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-        WHERE i.inhparent = 'history'::regclass AND c.relname ~ '^history_\d{8}$'
+        WHERE i.inhparent = 'history'::regclass AND c.relname ~ '^history_[0-9]{8}$'
             AND to_date(right(c.relname, 8), 'YYYYMMDD') < over -- a day more, for whoever still reads
     LOOP
         EXECUTE format('DROP TABLE %I', old.relname);
