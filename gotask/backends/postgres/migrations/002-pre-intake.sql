@@ -55,8 +55,9 @@ BEGIN
         WHERE known IS NULL OR m.id <> ALL (known);
 END $$;
 
--- Jobs by their ids, wherever they are, and by the unique keys that they hold; one that has both may come twice.
-CREATE FUNCTION standing_1(ids text[], keys text[]) RETURNS SETOF jobs LANGUAGE plpgsql STABLE SET search_path FROM CURRENT
+-- Jobs by their ids, wherever they are, and by the unique keys that they hold; one that has both may come twice. Not STABLE: then it
+-- would see what was there before it waited for the table of a new day, and miss what had moved into that.
+CREATE FUNCTION standing_1(ids text[], keys text[]) RETURNS SETOF jobs LANGUAGE plpgsql SET search_path FROM CURRENT
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
 SET enable_mergejoin = off SET jit = off AS $$
 BEGIN
