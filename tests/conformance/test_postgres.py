@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from datetime import timedelta
 
+import psycopg
 import pytest
 from lab import LEASE_S, Clock, new, until
 
@@ -151,6 +152,25 @@ def test_finished_jobs_lie_by_the_day_on_which_they_are_forgotten_and_go_with_it
         assert len(gone) >= 1
         # And a forgotten id is free again
         assert store.enqueue_many([new(id="early")])[0].outcome == "created"
+
+
+def test_days_are_made_while_a_transaction_is_in_the_way_of_dropping_some(server: Postgres, url: str) -> None:
+    # Given tables of days, and a transaction that holds what one that completed a job does
+    clock = Clock()
+    with closing(postgres.open(url, clock)) as store, psycopg.connect(server.url) as link:
+        end(store, running(store, "early"))
+        store.tick()
+        before = days(server, url)
+        link.execute(f'LOCK TABLE ONLY "{schema(url)}".history IN ROW EXCLUSIVE MODE'.encode())
+        # When the first of them are over, then the next are made, and none goes
+        clock.now += 4 * DAY_S
+        store.tick()
+        assert days(server, url) > before
+        # And when the transaction has ended, what is over goes
+        link.commit()
+        store._tend_at = 0.0
+        store.tick()
+        assert before - days(server, url)
 
 
 def test_tallies_are_added_up_and_the_sums_stay(server: Postgres, url: str) -> None:

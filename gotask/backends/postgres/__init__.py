@@ -149,8 +149,9 @@ class Postgres:
         if untended and monotonic() >= self._tend_at:
             self._tend_at = monotonic() + TEND_AGAIN_S
             with suppress(BackendDown):  # somebody was in the way, such as a dump, or a transaction that completed a job
-                self._server.call("tend", rows.ints(KEEP_DAYS), self._at())
-                self._tend_at = 0.0
+                ((changed,),) = self._server.call("tend", rows.ints(KEEP_DAYS), self._at())
+                if changed is not None:
+                    self._tend_at = 0.0
         return done
 
     def _next_due(self) -> tuple[float | None, bool]:

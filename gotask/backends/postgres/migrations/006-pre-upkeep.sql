@@ -92,8 +92,8 @@ BEGIN
 END $$;
 
 -- Once a day: make the tables of the days until which jobs that end now are remembered (`keeps`, in days), drop those of days
--- that are over. Runs with the rights of whoever migrated, so that nodes need none on the schema itself. What it locks, all others
--- would queue behind, so it hardly waits for a lock.
+-- that are over; NULL if some could not be dropped. Runs with the rights of whoever migrated, so that nodes need none on the schema
+-- itself. What it locks, all others would queue behind, so it hardly waits for a lock, unless that was in vain for a day.
 CREATE FUNCTION tend_1(keeps integer[], at timestamptz) RETURNS integer LANGUAGE plpgsql SECURITY DEFINER
 SET search_path FROM CURRENT SET lock_timeout = '100ms' AS $$
 DECLARE
@@ -105,14 +105,16 @@ DECLARE
     old record;
     over date;
     changed integer := 0;
+    late boolean;
     here oid := (SELECT relnamespace FROM pg_class WHERE oid = 'history'::regclass); -- and not among temporary tables
 BEGIN
     IF cardinality(keeps) > 100 OR 4000 < ANY (keeps) OR 0 > ANY (keeps) THEN
         RAISE 'up to 100 numbers of days from 0 to 4000' USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    SELECT least(today - 1, (forgotten_until AT TIME ZONE 'UTC')::date - 1) INTO over
+    SELECT least(today - 1, (forgotten_until AT TIME ZONE 'UTC')::date - 1), tended.day < today - 1 INTO over, late
     FROM tended WHERE tended.day < today FOR UPDATE SKIP LOCKED;
     IF NOT FOUND THEN RETURN 0; END IF;
+    IF late THEN SET LOCAL lock_timeout = '1s'; END IF;
     FOR day IN SELECT DISTINCT today + d FROM unnest(keeps || 0) k, generate_series(k, k + 1) d ORDER BY 1 LOOP
         name := 'history_' || to_char(day, 'YYYYMMDD');
         from_ := to_char(day, 'YYYY-MM-DD') || ' 00:00+00';
@@ -129,8 +131,12 @@ BEGIN
         WHERE i.inhparent = 'history'::regclass AND c.relname ~ '^history_[0-9]{8}$'
             AND to_date(right(c.relname, 8), 'YYYYMMDD') < over -- a day more, for whoever still reads
     LOOP
-        EXECUTE format('DROP TABLE %I', old.relname);
-        changed := changed + 1;
+        BEGIN
+            EXECUTE format('DROP TABLE %I', old.relname);
+            changed := changed + 1;
+        EXCEPTION WHEN lock_not_available THEN -- whoever has read or written in `history` is in the way, but not of what was made
+            RETURN NULL;
+        END;
     END LOOP;
     DELETE FROM history_rest WHERE due_at < over::timestamp AT TIME ZONE 'UTC';
     UPDATE tended SET day = today WHERE tended.day < today;
