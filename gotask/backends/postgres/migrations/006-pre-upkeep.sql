@@ -93,7 +93,7 @@ END $$;
 
 -- Once a day: make the tables of the days until which jobs that end now are remembered (`keeps`, in days), drop those of days
 -- that are over; NULL if some could not be dropped. Runs with the rights of whoever migrated, so that nodes need none on the schema
--- itself. What it locks, all others would queue behind, so it hardly waits for a lock, unless that was in vain for a day.
+-- itself. What it locks, all others would queue behind, so it hardly waits for a lock; somewhat longer if that was in vain for a day.
 CREATE FUNCTION tend_1(keeps integer[], at timestamptz) RETURNS integer LANGUAGE plpgsql SECURITY DEFINER
 SET search_path FROM CURRENT SET lock_timeout = '100ms' AS $$
 DECLARE
@@ -111,10 +111,12 @@ BEGIN
     IF cardinality(keeps) > 100 OR 4000 < ANY (keeps) OR 0 > ANY (keeps) THEN
         RAISE 'up to 100 numbers of days from 0 to 4000' USING ERRCODE = 'invalid_parameter_value';
     END IF;
+    -- not the row of `tended`: whoever forgets waits for that, and may hold what is waited for here
+    IF NOT pg_try_advisory_xact_lock(hashtext('gotask days'), hashtext(here::text)) THEN RETURN 0; END IF;
     SELECT least(today - 1, (forgotten_until AT TIME ZONE 'UTC')::date - 1), tended.day < today - 1 INTO over, late
-    FROM tended WHERE tended.day < today FOR UPDATE SKIP LOCKED;
+    FROM tended WHERE tended.day < today;
     IF NOT FOUND THEN RETURN 0; END IF;
-    IF late THEN SET LOCAL lock_timeout = '1s'; END IF;
+    IF late THEN SET LOCAL lock_timeout = '400ms'; END IF; -- well below deadlock_timeout
     FOR day IN SELECT DISTINCT today + d FROM unnest(keeps || 0) k, generate_series(k, k + 1) d ORDER BY 1 LOOP
         name := 'history_' || to_char(day, 'YYYYMMDD');
         from_ := to_char(day, 'YYYY-MM-DD') || ' 00:00+00';
