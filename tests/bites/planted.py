@@ -35,7 +35,7 @@ BITES = [
     ),
     Bite(
         "a lapse never ends in FAILED",
-        "gotask/backends/sqlite/dues.py",
+        "gotask/backends/moves.py",
         "job.crashes >= CRASHES_MAX",
         "job.crashes >= 10 * CRASHES_MAX",
         "tests/conformance -k lapsed_job",

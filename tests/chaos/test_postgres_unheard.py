@@ -166,7 +166,7 @@ def test_a_cancel_and_a_revival(line: Line) -> None:
 
 def test_a_drop_and_a_record(line: Line) -> None:
     line.store.enqueue_many([work("j", 1, 0.0)])
-    assert line.unheard(b"DELETE FROM", lambda store: store.drop_many(["j"])) == [False]
+    assert line.unheard(b"drop_waiting_1", lambda store: store.drop_many(["j"])) == [False]
     assert line.store.counts() == {}
     assert line.unheard(b"INSERT INTO", lambda store: store.put(Queue(name="q", weight=3), 0)) is False
     found = line.store.get(Queue, "q")

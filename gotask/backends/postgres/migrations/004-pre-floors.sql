@@ -7,7 +7,7 @@ CREATE FUNCTION writers_1() RETURNS text[] LANGUAGE sql SET search_path FROM CUR
         AND relation IN ('jobs'::regclass, 'history'::regclass) AND mode IN ('RowShareLock', 'RowExclusiveLock')
 $$;
 
--- Raise the floors of all lanes, and of `queues`, which are in order, if it is some time since. All places up to `upto` were given
+-- Raise the floors of `queues`, which are in order, if it is some time since. All places up to `upto` were given
 -- out before the last survey, to `writers` or to those who had ended; once none of these is left, whatever waits there is seen.
 CREATE FUNCTION survey_1(every_s float8, queues text[]) RETURNS void LANGUAGE plpgsql SET search_path FROM CURRENT
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
@@ -22,7 +22,7 @@ BEGIN
     INSERT INTO lanes (queue) SELECT * FROM unnest(queues) ON CONFLICT DO NOTHING;
     -- a prepared transaction that a restart has found again (-1/...) had another name before
     IF NOT EXISTS (SELECT FROM unnest(writers_1()) w WHERE w = ANY (last.writers) OR w LIKE '-1/%') THEN
-        FOR lane IN SELECT * FROM lanes ORDER BY queue FOR UPDATE LOOP -- whoever gives a job back locks its lane too
+        FOR lane IN SELECT * FROM lanes WHERE queue = ANY (queues) ORDER BY queue FOR UPDATE LOOP -- whoever gives a job back locks its lane too
             raised := ARRAY (
                 SELECT least(last.upto, (
                     SELECT place FROM jobs

@@ -48,6 +48,7 @@ DECLARE
     forgotten bigint;
     counted bigint;
 BEGIN
+    IF most <= 0 THEN RETURN 0; END IF;
     PERFORM FROM tended FOR UPDATE;
     SELECT min(due_at) INTO upto FROM (
         SELECT due_at, sum(n) OVER (ORDER BY due_at) AS jobs FROM (
