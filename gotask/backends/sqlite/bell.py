@@ -157,7 +157,15 @@ class BellWatch:
         return min((self._bell.care(word) for word in self._job_words), default=float("inf"))
 
     def wait(self, timeout: float) -> set[str]:
-        """The topics that may have rung since the last call; empty after `timeout` seconds."""
+        """The topics that may have rung since the last call; none after `timeout` seconds, or once the store is closed."""
+        try:
+            return self._wait(timeout)
+        except AttributeError:
+            if hasattr(self._bell, "words"):
+                raise
+            return set()
+
+    def _wait(self, timeout: float) -> set[str]:
         deadline = monotonic() + timeout
         if boottime() > self._cared_until:  # nobody rang for us meanwhile: look for yourself
             self._cared_until = self._care()
