@@ -149,6 +149,11 @@ def open(url: str) -> Backend:
     return opener(url)
 
 
+def is_kept_in(url: str, package: str) -> bool:
+    """Whether a URL names a storage of this package's own, such as "redis" or "postgres"; nothing is loaded."""
+    return SCHEMES.get(url.partition(":")[0], "").startswith(f"gotask.backends.{package}:")
+
+
 def joined(backend: Backend, connection: Any) -> Any:
     """What `backend` can do in the transaction of a connection of the user's. Raises InvalidInput if it can do nothing."""
     join = getattr(backend, "joined", None)

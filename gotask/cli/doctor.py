@@ -105,7 +105,7 @@ def disk(url: str) -> Iterator[Finding]:
 
 def redis(url: str) -> Iterator[Finding]:
     """What the servers of a Redis storage say of themselves: of several, each line tells of the one that is worst off."""
-    if not backends.SCHEMES.get(url.partition(":")[0], "").startswith("gotask.backends.redis:"):
+    if not backends.is_kept_in(url, "redis"):
         return
     try:
         from gotask.backends.redis import facts

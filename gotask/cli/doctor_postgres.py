@@ -18,7 +18,7 @@ SHOWN: Final = 4  #: rights and transactions that are named
 
 def postgres(url: str) -> Iterator[Finding]:
     """What the server of a PostgreSQL storage says of itself."""
-    if not backends.SCHEMES.get(url.partition(":")[0], "").startswith("gotask.backends.postgres:"):
+    if not backends.is_kept_in(url, "postgres"):
         return
     try:
         from gotask.backends.postgres import facts

@@ -28,7 +28,7 @@ def add(sub: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     url = flags.settings(ClientSettings, args).url
-    if not backends.SCHEMES.get(url.partition(":")[0], "").startswith("gotask.backends.postgres:"):
+    if not backends.is_kept_in(url, "postgres"):
         return embedded(url, args.what)
     backends.open(url).close()  # tells of a missing library, and of what is wrong in the URL
     from gotask.backends.postgres import upkeep

@@ -60,7 +60,7 @@ class Postgres:
         self._surveyed_at = monotonic()
         self._channel = f"gotask:{server.address.schema}"
         self._ringer = Ringer(server, self._channel)
-        self._ear = Ear(server, self._channel, self._ringer)
+        self._ear = Ear(server, self._channel)
         _ALL.add(self)
 
     def _at(self) -> datetime | None:

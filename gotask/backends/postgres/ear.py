@@ -17,7 +17,6 @@ import psycopg
 
 from gotask.backends.postgres import rows
 from gotask.backends.postgres.link import Link, disown
-from gotask.backends.postgres.ringer import Ringer
 from gotask.backends.postgres.server import Server
 from gotask.backends.postgres.sql import quoted
 from gotask.clock import monotonic
@@ -37,8 +36,8 @@ QUEUE: Final = "queue:"
 class Ear:
     """One thread and its connection, for as long as anybody watches."""
 
-    def __init__(self, server: Server, channel: str, ringer: Ringer) -> None:
-        self._server, self._channel, self._ringer = server, channel, ringer
+    def __init__(self, server: Server, channel: str) -> None:
+        self._server, self._channel = server, channel
         self.start()
 
     def start(self) -> None:

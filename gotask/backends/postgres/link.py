@@ -88,9 +88,14 @@ def connect(address: Address, settings: str = "") -> Link:
     return link
 
 
+def milliseconds(seconds: float) -> str:
+    """A time-out as PostgreSQL's settings have it; never 0, which would be none."""
+    return f"{max(1, int(seconds * 1000))}ms"
+
+
 def limits(timeout: float) -> str:
     """What a session that is ours alone begins with, whatever the defaults of its user and database are."""
-    limit = f"{max(1, int(timeout * 1000))}ms"
+    limit = milliseconds(timeout)
     return (
         f"-c statement_timeout={limit} -c lock_timeout={limit} -c idle_in_transaction_session_timeout={limit}"
         r" -c default_transaction_isolation=read\ committed -c default_transaction_read_only=off -c gotask.limits=heeded"

@@ -14,7 +14,7 @@ import psycopg
 
 from gotask.backends.postgres import migrations, sql
 from gotask.backends.postgres.address import Address
-from gotask.backends.postgres.link import Link, Links
+from gotask.backends.postgres.link import Link, Links, milliseconds
 from gotask.backends.postgres.sentences import refusal, translated
 from gotask.errors import BackendDown, NotConfigured
 
@@ -43,7 +43,7 @@ class Txn:
 
     def __init__(self, link: Link, statements: Any, timeout: float) -> None:
         self._link, self._statements = link, statements
-        self._limit = f"{max(1, int(timeout * 1000))}ms"
+        self._limit = milliseconds(timeout)
         self._begun = False
         self.done = False
 
