@@ -161,6 +161,17 @@ class Ground:
 
         until("server and node", look)
 
+    def work_every_way(self) -> None:
+        """A job that is awaited, one that is made for later, known by its key, cancelled and run after all; a pause."""
+        assert self.json("job", "submit", "math", "--payload", '{"operation": "add", "a": 10, "b": 5}', "--wait")["result"]
+        id = self.json("job", "submit", "echo", "--delay", "600", "--unique-key", "k", "--priority", "3")["id"]
+        assert self.json("job", "submit", "echo", "--unique-key", "k")["id"] == id
+        self.gotask("job", "cancel", id)
+        self.gotask("job", "retry", id)
+        assert until("it ran", lambda: self.get(f"/api/v1/jobs/{id}")[1]["status"] == "SUCCESS")
+        self.gotask("queue", "pause", "mail")
+        self.gotask("queue", "resume", "mail")
+
     def get(self, path: str) -> tuple[int, Any]:
         return http(self.url + path)
 

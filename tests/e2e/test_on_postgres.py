@@ -125,14 +125,7 @@ def test_the_user_with_few_rights_can_run_everything(ground: Ground, server: Pos
     before = len(server.log)
     # When jobs are submitted, awaited, listed, cancelled and retried, by command and over REST
     ground.apart(f"{app}?migrate=false")
-    assert ground.json("job", "submit", "math", "--payload", '{"operation": "add", "a": 10, "b": 5}', "--wait")["result"]
-    id = ground.json("job", "submit", "echo", "--delay", "600", "--unique-key", "k", "--priority", "3")["id"]
-    assert ground.json("job", "submit", "echo", "--unique-key", "k")["id"] == id
-    ground.gotask("job", "cancel", id)
-    ground.gotask("job", "retry", id)
-    assert until("it ran", lambda: ground.get(f"/api/v1/jobs/{id}")[1]["status"] == "SUCCESS")
-    ground.gotask("queue", "pause", "mail")
-    ground.gotask("queue", "resume", "mail")
+    ground.work_every_way()
     assert ground.get("/api/v1/jobs?status=success")[0] == 200
     found = {one["what"]: one["verdict"] for one in json.loads(ground.run("gotask", "doctor", "--json", code=None).stdout)}
     assert found["storage"] == "ok"

@@ -8,7 +8,7 @@ from typing import Final
 import pytest
 
 from gotask.backends.redis import script
-from tests.e2e.conftest import ROOT, Ground, one_line, until
+from tests.e2e.conftest import ROOT, Ground, one_line
 from tests.servers.fixtures import StartRedis
 from tests.servers.redis import Redis
 
@@ -46,15 +46,8 @@ def test_the_user_with_few_rights_can_run_everything(ground: Ground, start_redis
     server = start_redis(user=USERS, login=ROOT_LOGIN, appendonly=True)
     # Given a server and a node that know only that user
     ground.apart(f"redis://gotask:pw@{server.address}/0")
-    # When jobs are submitted, awaited, listed, cancelled and retried, by command and over REST
-    assert ground.json("job", "submit", "math", "--payload", '{"operation": "add", "a": 10, "b": 5}', "--wait")["result"]
-    id = ground.json("job", "submit", "echo", "--delay", "600", "--unique-key", "k", "--priority", "3")["id"]
-    assert ground.json("job", "submit", "echo", "--unique-key", "k")["id"] == id
-    ground.gotask("job", "cancel", id)
-    ground.gotask("job", "retry", id)
-    assert until("it ran", lambda: ground.get(f"/api/v1/jobs/{id}")[1]["status"] == "SUCCESS")
-    ground.gotask("queue", "pause", "mail")
-    ground.gotask("queue", "resume", "mail")
+    # When jobs are submitted, awaited, cancelled and retried, and a queue is paused, by command and over REST
+    ground.work_every_way()
     assert ground.json("worker", "list")["count"] == 1
     assert ground.get("/api/v1/jobs?status=success")[0] == 200
     assert ground.get("/api/v1/queues")[0] == 200
