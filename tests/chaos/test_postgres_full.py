@@ -92,7 +92,8 @@ def test_a_full_disk(start_postgres: StartPostgres, disk: Path, tmp_path: Path) 
             assert error.refused, error
             assert "has no room" in str(error)
             assert error.retry_after == 5.0
-            body = {"type": "work", "id": "refused", "payload": {"n": 1, "ms": 0, "pad": "x" * 50_000}}
+            # so much that no page has room for it, by chance or compressed
+            body = {"type": "work", "id": "refused", "payload": {"n": 1, "ms": 0, "pad": os.urandom(50_000).hex()}}
             answer = front.post("/api/v1/jobs", body)
             assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5"), answer.text
             assert "has no room" in answer.text
