@@ -16,6 +16,10 @@ class Agenda:
         """It is due again in `after` seconds."""
         self._next[duty] = monotonic() + after
 
+    def bring_forward(self, duty: str, after: float) -> None:
+        """It is due in `after` seconds, if it was not to be sooner."""
+        self._next[duty] = min(self._next.get(duty, 0.0), monotonic() + after)
+
     def at_once(self, duty: str) -> None:
         self._next[duty] = 0.0
 

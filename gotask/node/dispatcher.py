@@ -36,6 +36,7 @@ PROGRESS_S: Final = 0.3  #: seconds between two writes of what running tasks say
 SWEEP_S: Final = 0.25  #: seconds between two looks for frames that wait too long
 SLEEP_S: Final = 1.0  #: seconds between two turns; none costs the store anything when nothing is due
 TICK_S: Final = 15.0  #: seconds between two ticks when nothing rings and nothing is known to be due
+RUNG_S: Final = 0.05  #: seconds from a ring to the tick that it calls for: many rings, one tick
 ORPHANS_S: Final = 2.0  #: seconds between two looks for nodes of this machine that are dead
 FORGET_S: Final = 3600.0  #: seconds, about, between two readings of all nodes' records, for those nobody has seen for long
 RECOVER_S: Final = 2.0  #: seconds between two looks for jobs that were leased unheard
@@ -111,7 +112,7 @@ class Dispatcher:
             self._catalog.outdated()
         lease = self._leaser.lease if not self.draining else lambda: 0
         moved += self._settle(meanwhile=lease) if many else lease()
-        moved += self._tick(rung)  # after the lease: most rings are for work that is ready
+        moved += self._tick(rung)
         self._sweep()
         return moved
 
@@ -255,7 +256,9 @@ class Dispatcher:
 
     def _tick(self, rung: bool) -> int:
         """Do what is due; `rung`: something came in, and may be due before anything that was known."""
-        if not (rung or self._agenda.is_due("tick")):
+        if rung:
+            self._agenda.bring_forward("tick", RUNG_S)
+        if not self._agenda.is_due("tick"):
             return 0
         tick = self._backend.tick(policy.LEASE_MOST)
         most = min(TICK_S, self._lease_s / 2)  # of what is leased meanwhile, nothing can lapse before

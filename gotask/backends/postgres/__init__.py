@@ -4,11 +4,11 @@ address.py     from a URL to a server and options    migrations/   tables and fu
 link.py        connections                           queries.sql   all other statements; sql.py reads them
 server.py      transactions                          rows.py       Structs, rows, arrays
 sentences.py   errors                                intake.py     enqueue
-ringer.py      telling others                        moving.py     what Python decides: settle, tick, cancel, revive
-ear.py         the doorbell                          lists.py      pages
-joined.py      the caller's own transaction          upkeep.py     gotask migrate
-commits.py     what became of that                   facts.py      gotask doctor
-pins.py        long transactions
+ringer.py      telling others                        moving.py     what Python decides: settle, what is due, cancel, revive
+ear.py         the doorbell                          ticker.py     when it looks for what is due
+joined.py      the caller's own transaction          lists.py      pages
+commits.py     what became of that                   upkeep.py     gotask migrate
+pins.py        long transactions                     facts.py      gotask doctor
 """
 
 import os
@@ -29,19 +29,15 @@ from gotask.backends.postgres.intake import Intake
 from gotask.backends.postgres.joined import Joined
 from gotask.backends.postgres.ringer import Ringer
 from gotask.backends.postgres.server import Server
+from gotask.backends.postgres.ticker import Ticker
 from gotask.clock import from_epoch, monotonic
 from gotask.errors import BackendDown, InvalidInput
 from gotask.model import Beat, Became, Enqueued, Filter, Held, Job, NewJob, Page, Queue, Record, Settlement, Tick, Worker
-from gotask.states import DAY_S, DEAD_LETTER_KEEP_S, KEEP_S, Event, State
+from gotask.states import Event, State
 
 R = TypeVar("R", Queue, Worker)
 
-#: seconds after which the tables of a day are tried again: they need a lock that all would wait behind
-TEND_AGAIN_S: Final = 60.0
-LOCKED_S: Final = 0.25  #: seconds between two ticks while all that is due is in the hands of others
 SURVEY_S: Final = 0.5  #: seconds after which it is looked anew where waiting jobs begin
-FOLD_AT: Final = 500  #: tallies, above which a tick adds them up
-KEEP_DAYS: Final = sorted({round(seconds / DAY_S) for seconds in (*KEEP_S.values(), DEAD_LETTER_KEEP_S)})
 
 
 def open(url: str, clock: Callable[[], float] | None = None) -> "Postgres":
@@ -55,7 +51,7 @@ class Postgres:
     def __init__(self, server: Server, clock: Callable[[], float] | None = None) -> None:
         self._server = server
         self._clock = clock
-        self._tend_at = 0.0
+        self._ticker = Ticker(server, self._at)
         self._leased: set[str] = set()  #: queues, since they were surveyed last
         self._surveyed_at = monotonic()
         self._channel = f"gotask:{server.address.schema}"
@@ -138,29 +134,9 @@ class Postgres:
         return [held.get((beat.id, beat.lease), Held.LOST) for beat in beats]
 
     def tick(self, limit: int = 1000) -> Tick:
-        rest, untended = self._next_due()
-        done = Tick(next_in=rest)
-        if rest is not None and rest <= 0:
-            done, heard = moving.do_due(self._server, limit, self._at())
-            self._tell(heard)
-            done.next_in, _ = self._next_due()
-            if done.next_in is not None and not (done.promoted or done.lapsed or done.expired or done.pruned):
-                done.next_in = max(done.next_in, LOCKED_S)
-        if untended and monotonic() >= self._tend_at:
-            self._tend_at = monotonic() + TEND_AGAIN_S
-            with suppress(BackendDown):  # somebody was in the way, such as a dump, or a transaction that completed a job
-                ((changed,),) = self._server.call("tend", rows.ints(KEEP_DAYS), self._at())
-                if changed is not None:
-                    self._tend_at = 0.0
+        done, heard = self._ticker.tick(limit)
+        self._tell(heard)
         return done
-
-    def _next_due(self) -> tuple[float | None, bool]:
-        """Seconds until something is due, and whether the tables of today are still to be made."""
-        at = self._at()
-        ((rest, untended, tallies),) = self._server.call("next due", FOLD_AT, at)
-        if tallies >= FOLD_AT:
-            self._server.call("fold", at)
-        return None if rest is None else max(0.0, rest), untended
 
     def watch(self, topics: Sequence[str]) -> PostgresWatch:
         return PostgresWatch(self._server, self._ear, topics)

@@ -159,14 +159,17 @@ def _settle_singly(
 # what is due
 
 
-def do_due(server: Server, limit: int, at: datetime | None) -> tuple[Tick, Heard]:
-    """Move up to `limit` jobs whose time has come, the longest due first; then forget some whose time has come too."""
+def do_due(server: Server, limit: int, lapses: bool, at: datetime | None) -> tuple[Tick, Heard]:
+    """Move up to `limit` jobs whose time has come, the longest due first; then forget some whose time has come too.
+
+    Leases lapse only with `lapses`.
+    """
     heard = Heard()
 
     def work(txn: Txn) -> Tick:
         heard.__init__()  # type: ignore[misc]  # this may be tried again
         done = Tick()
-        (found,) = txn.ask(("lock due jobs", at, limit, at))
+        (found,) = txn.ask(("lock due jobs", at, limit, lapses, at))
         moved = [Standing(row) for row in found]
         poison = {one.queue for one in moved if one.found is moves.RUNNING}
         dead = dead_letters(txn, poison) if poison else {}

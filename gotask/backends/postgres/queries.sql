@@ -28,7 +28,7 @@ FROM (SELECT * FROM gotask.history WHERE id = ANY (%s)
 
 -- lock due jobs --
 SELECT {moving}, nextval('gotask.places') AS fresh, extract(epoch FROM coalesce(%s, clock_timestamp()))::float8 AS instant
-FROM gotask.due_1(%s, %s)
+FROM gotask.due_1(%s, %s, %s)
 
 -- write --
 SELECT gotask.write_1(%s, %s, %s, %s, %s, %s)
@@ -48,7 +48,7 @@ SELECT queue, status, sum(n)::bigint FROM (
 ) added GROUP BY queue, status HAVING sum(n) <> 0
 
 -- next due --
-SELECT rest, untended, tallied FROM gotask.next_due_1(%s, %s)
+SELECT lapse, rest, untended, tallied FROM gotask.next_due_1(%s, %s, %s)
 
 -- forget --
 SELECT gotask.forget_1(%s, %s)

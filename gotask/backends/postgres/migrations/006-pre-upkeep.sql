@@ -1,15 +1,20 @@
 -- What a tick does: what is due, what is forgotten, sums, and the tables of the days.
 
--- Seconds until something is due, whether the tables of today are still to be made, and how many tallies there are, up to `most`.
-CREATE FUNCTION next_due_1(most integer, at timestamptz, OUT rest float8, OUT untended boolean, OUT tallied bigint)
-LANGUAGE plpgsql SET search_path FROM CURRENT
+-- Seconds until a lease lapses, if asked for, and until anything else is due; whether the tables of today are still to be made, and
+-- how many tallies there are, up to `most`. To find the first lapse is dear while a long transaction elsewhere is open: before it lie
+-- the entries of all leases since.
+CREATE FUNCTION next_due_1(
+    most integer, lapses boolean, at timestamptz, OUT lapse float8, OUT rest float8, OUT untended boolean, OUT tallied bigint
+) LANGUAGE plpgsql SET search_path FROM CURRENT
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
 SET enable_mergejoin = off SET jit = off AS $$
 DECLARE
     instant timestamptz := coalesce(at, clock_timestamp());
 BEGIN
+    IF lapses THEN
+        lapse := extract(epoch FROM (SELECT due_at FROM jobs WHERE status = 'RUNNING' ORDER BY due_at LIMIT 1) - instant);
+    END IF;
     rest := extract(epoch FROM least(
-        (SELECT due_at FROM jobs WHERE status = 'RUNNING' ORDER BY due_at LIMIT 1),
         (SELECT due_at FROM jobs WHERE status <> 'RUNNING' AND due_at IS NOT NULL ORDER BY due_at LIMIT 1),
         (SELECT due_at FROM tallies WHERE due_at IS NOT NULL ORDER BY due_at LIMIT 1),
         (SELECT due_at FROM counts WHERE due_at < 'infinity' ORDER BY due_at LIMIT 1)
@@ -18,8 +23,8 @@ BEGIN
     tallied := (SELECT count(*) FROM (SELECT FROM tallies LIMIT most) t);
 END $$;
 
--- What is due, up to `most` jobs, locked, the longest due first.
-CREATE FUNCTION due_1(most integer, at timestamptz) RETURNS SETOF jobs LANGUAGE plpgsql SET search_path FROM CURRENT
+-- What is due, up to `most` jobs, locked, the longest due first; leases too if `lapses`.
+CREATE FUNCTION due_1(most integer, lapses boolean, at timestamptz) RETURNS SETOF jobs LANGUAGE plpgsql SET search_path FROM CURRENT
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
 SET enable_mergejoin = off SET jit = off AS $$
 DECLARE
@@ -27,7 +32,7 @@ DECLARE
 BEGIN
     RETURN QUERY SELECT * FROM (
         SELECT * FROM (
-            SELECT * FROM jobs WHERE status = 'RUNNING' AND due_at <= instant
+            SELECT * FROM jobs WHERE lapses AND status = 'RUNNING' AND due_at <= instant
             ORDER BY due_at LIMIT most FOR UPDATE SKIP LOCKED
         ) lapsed
         UNION ALL
