@@ -81,7 +81,7 @@ def produce(url: str, count: int, gate) -> None:
 
 
 @pytest.mark.usefixtures("storage")
-def test_enqueue(benchmark, figure, backend: Backend) -> None:
+def test_enqueue(benchmark, figure, backend: Backend, bare: Bare) -> None:
     # Given one process that has its jobs ready
     some = max(100, JOBS // 100)
 
@@ -98,20 +98,28 @@ def test_enqueue(benchmark, figure, backend: Backend) -> None:
         one_by_one(backend, some)
         return some / (time.perf_counter() - begun)
 
+    def limit() -> float:
+        begun = time.perf_counter()
+        for _ in range(some):
+            bare.enqueue(bytes(PAYLOAD))
+        return some / (time.perf_counter() - begun)
+
     one_by_one(backend, 100)
-    rates: dict[str, list[float]] = {"1000": [], "10,000": [], "alone": []}
+    rates: dict[str, list[float]] = {"1000": [], "10,000": [], "alone": [], "bare": []}
 
     # When it hands them in
     def each() -> None:
         rates["1000"].append(in_batches(1000))
         rates["10,000"].append(in_batches(10_000))
         rates["alone"].append(alone())
+        rates["bare"].append(limit())
 
     benchmark.pedantic(each, rounds=ROUNDS)
     # Then that many a second are accepted
     figure("enqueue in batches of 1000, postgres", median(rates["1000"]), "jobs/s", ">= 40,000")
     figure("enqueue in batches of 10,000, postgres", median(rates["10,000"]), "jobs/s", "")
     figure("enqueue one by one, one producer, postgres", median(rates["alone"]), "jobs/s", ">= 2,500")
+    figure("bare limit: one row, one commit, one client", median(rates["bare"]), "jobs/s", "")
 
 
 def test_enqueue_from_many_producers(benchmark, figure, storage: str, backend: Backend) -> None:
@@ -187,6 +195,18 @@ def test_pickup(
     figure(f"pickup, postgres, {how}, p99", asked[1], "ms", budget)
     figure(f"pickup after enqueue has answered, postgres, {how}, p50", answered[0], "ms", "")
     figure(f"pickup after enqueue has answered, postgres, {how}, p99", answered[1], "ms", "")
+
+
+@pytest.mark.usefixtures("storage")
+def test_pickup_at_the_bare_limit(benchmark, figure, bare: Bare) -> None:
+    rounds = min(300, max(10, JOBS // 100))
+    # When rows are inserted one at a time, each told by NOTIFY to a thread that takes it with one UPDATE
+    pauses = [random.uniform(0.06, 0.1) for _ in range(rounds)]
+    seconds = benchmark.pedantic(bare.pickups, args=(pauses, bytes(PAYLOAD)), rounds=1)
+    # Then they are taken so long after
+    p50, p99 = np.percentile(seconds, [50, 99]) * 1e3
+    figure("bare limit of a pickup: a row, NOTIFY, one UPDATE, p50", p50, "ms", "")
+    figure("bare limit of a pickup: a row, NOTIFY, one UPDATE, p99", p99, "ms", "")
 
 
 def test_an_idle_node(benchmark, figure, storage: str, server: Postgres, tmp_path: Path) -> None:
