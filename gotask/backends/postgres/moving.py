@@ -7,7 +7,7 @@ from typing import Any
 from gotask.backends import moves
 from gotask.backends.postgres import rows
 from gotask.backends.postgres.server import Rows, Server, Txn
-from gotask.clock import from_epoch
+from gotask.clock import from_epoch, to_epoch
 from gotask.model import Queue, Settlement, Tick
 from gotask.states import FINISHED, KEEP_S, ON_DUE, RULES, Event, State
 
@@ -15,13 +15,15 @@ from gotask.states import FINISHED, KEEP_S, ON_DUE, RULES, Event, State
 class Standing:
     """A job as a transaction found it, enough of its Struct to move it, and where it stands."""
 
-    __slots__ = ("due", "found", "fresh", "instant", "job", "moved", "place", "queue", "seq")
+    __slots__ = ("ahead", "due", "found", "fresh", "instant", "job", "moved", "place", "queue", "seq")
 
     def __init__(self, row: tuple[Any, ...]) -> None:
         self.seq: int = row[0]
         self.place: int = row[1]
         self.fresh: int = row[-2]  #: a place at the end of its queue
         self.instant: float = row[-1]  #: the store's time
+        #: seconds by which its clock was ahead when it forgot all that was due by then; 0 if that is past
+        self.ahead = max(0.0, row[-3] - self.instant)
         self.job = rows.read_moving(row)
         self.found = self.job.status
         self.queue = self.job.queue
@@ -49,6 +51,8 @@ def write(moved: Sequence[Standing], heard: Heard) -> tuple[Any, ...]:
     ending: list[dict[str, Any]] = []
     for at in moved:
         job = at.job
+        if job.status in FINISHED and at.ahead and job.due_at is not None:  # else it would be forgotten already
+            job.due_at = from_epoch(to_epoch(job.due_at) + at.ahead)
         changed = rows.change(job, at.seq, at.place)
         changed["updated_at"] = from_epoch(at.instant)
         (ending if job.status in FINISHED else staying).append(changed)
