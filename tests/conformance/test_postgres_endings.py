@@ -6,7 +6,7 @@ from contextlib import closing
 
 import psycopg
 import pytest
-from lab import new
+from lab import Clock, new
 
 from gotask.backends import postgres
 from gotask.model import Became, Settlement
@@ -37,3 +37,22 @@ def test_a_job_completed_after_the_clock_was_far_ahead_is_remembered(server: Pos
         assert store.completions([("j", job.lease)]) == [Became.DONE]
         assert [found and found.status for found in store.get_many(["old", "j"])] == [None, State.SUCCESS]
         assert store.enqueue_many([new(id="j")])[0].outcome == "duplicate"
+
+
+def test_a_deleted_job_is_not_forgotten_twice(server: Postgres) -> None:
+    # Given a finished job that was counted by the minute, and is deleted when that is near
+    clock = Clock()
+    with closing(postgres.open(f"{server.url}?schema=endings", clock)) as store:
+        store.enqueue_many([new(id="a")])
+        (job,) = store.lease({"default": 1}, "node-1", 30.0)
+        assert store.settle_many([Settlement("a", job.lease, Event.ACK, due_in=7210.0)]) == [True]
+        store._server.call("fold", store._at())
+        clock.now += 7200.0
+        assert store.drop_many(["a"]) == [True]
+        # Then no tick has forgotten less than nothing
+        pruned = []
+        for _ in range(4):
+            clock.now += 30.0
+            pruned.append(store.tick().pruned)
+        assert min(pruned) == 0
+        assert store.counts() == {}
