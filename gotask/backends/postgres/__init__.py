@@ -5,10 +5,10 @@ link.py        connections                           queries.sql   all other sta
 server.py      transactions                          rows.py       Structs, rows, arrays
 sentences.py   errors                                intake.py     enqueue
 ringer.py      telling others                        moving.py     what Python decides: settle, tick, cancel, revive
-ear.py         the doorbell                          lists.py      pages
-joined.py      the caller's own transaction          upkeep.py     gotask migrate
-commits.py     what became of that                   facts.py      gotask doctor
-pins.py        long transactions
+ear.py         the doorbell                          batch.py      around what others hold
+joined.py      the caller's own transaction          lists.py      pages
+commits.py     what became of that                   upkeep.py     gotask migrate
+pins.py        long transactions                     facts.py      gotask doctor
 """
 
 import os
@@ -22,7 +22,7 @@ import msgspec
 
 from gotask.backends import Backend
 from gotask.backends.cursors import cursor
-from gotask.backends.postgres import commits, lists, moving, pins, rows
+from gotask.backends.postgres import batch, commits, lists, moving, pins, rows
 from gotask.backends.postgres.address import parse
 from gotask.backends.postgres.ear import Ear, PostgresWatch
 from gotask.backends.postgres.intake import Intake
@@ -58,6 +58,8 @@ class Postgres:
         self._tend_at = 0.0
         self._leased: set[str] = set()  #: queues, since they were surveyed last
         self._surveyed_at = monotonic()
+        #: by the latest settle_many that failed for others of its batch, and will be made again: these were not lost
+        self._ended: set[tuple[str, int]] = set()
         self._channel = f"gotask:{server.address.schema}"
         self._ringer = Ringer(server, self._channel)
         self._ear = Ear(server, self._channel)
@@ -116,9 +118,18 @@ class Postgres:
     def settle_many(self, settlements: Sequence[Settlement]) -> list[bool]:
         if not settlements:
             return []
-        answers, heard = moving.settle(self._server, settlements, self._at())
+        known = {lease for s in settlements if (lease := (s.id, s.lease)) in self._ended} if self._ended else set()
+        rest = [s for s in settlements if (s.id, s.lease) not in known] if known else settlements
+        answers, heard, held = moving.settle(self._server, rest, self._at())
         self._tell(heard)
         self._survey()
+        if held:
+            self._ended = known | {(s.id, s.lease) for s, ended in zip(rest, answers, strict=True) if ended}
+            raise batch.held_up(self._server.address, held)
+        if known:
+            self._ended -= known
+            others = iter(answers)
+            answers = [(s.id, s.lease) in known or next(others) for s in settlements]
         return answers
 
     def extend_many(self, beats: Sequence[Beat], lease_s: float) -> list[Held]:
@@ -174,9 +185,14 @@ class Postgres:
             raise InvalidInput(f"{event.value} is settled by the holder of the lease; by hand: cancel, revive.")
         if not ids:
             return []
-        move = moving.cancel if event is Event.CANCEL else moving.revive
-        answers, heard = move(self._server, _possible(ids), reason, self._at())
+        held = set[str]()
+        if event is Event.CANCEL:
+            answers, heard, held = moving.cancel(self._server, _possible(ids), reason, self._at())
+        else:
+            answers, heard = moving.revive(self._server, _possible(ids), reason, self._at())
         self._tell(heard)
+        if held:
+            raise batch.held_up(self._server.address, held)
         return answers
 
     def drop_many(self, ids: Sequence[str]) -> list[bool]:

@@ -101,8 +101,11 @@ SELECT pg_notify(%s, 'queue:' || queue) FROM {lazy}, (SELECT DISTINCT queue FROM
 SELECT pg_notify(%s, topic) FROM {lazy}, unnest(%s) topic
 UNION ALL SELECT pg_notify(%s, 'job:' || id) FROM gotask.waits WHERE id = ANY (%s)
 
--- lock completing jobs --
-SELECT id, lease FROM gotask.jobs WHERE id = ANY (%s) FOR UPDATE SKIP LOCKED
+-- lock free jobs --
+SELECT id, lease FROM gotask.jobs WHERE id = ANY (%s) ORDER BY id FOR UPDATE SKIP LOCKED
+
+-- live jobs --
+SELECT id FROM gotask.jobs WHERE id = ANY (%s)
 
 -- completing jobs --
 SELECT id, lease, status, NULL AS waited_for FROM gotask.jobs WHERE id = ANY (%s)
