@@ -22,6 +22,7 @@ import msgspec
 
 from gotask.backends import Backend
 from gotask.backends.cursors import cursor
+from gotask.backends.fields import can_match, check_by_hand, check_texts
 from gotask.backends.postgres import batch, commits, lists, moving, pins, rows
 from gotask.backends.postgres.address import parse
 from gotask.backends.postgres.ear import Ear, PostgresWatch
@@ -30,8 +31,9 @@ from gotask.backends.postgres.joined import Joined
 from gotask.backends.postgres.ringer import Ringer
 from gotask.backends.postgres.server import Server
 from gotask.clock import from_epoch, monotonic
-from gotask.errors import BackendDown, InvalidInput
+from gotask.errors import BackendDown
 from gotask.model import Beat, Became, Enqueued, Filter, Held, Job, NewJob, Page, Queue, Record, Settlement, Tick, Worker
+from gotask.payload import check_text
 from gotask.states import DAY_S, DEAD_LETTER_KEEP_S, KEEP_S, Event, State
 
 R = TypeVar("R", Queue, Worker)
@@ -79,6 +81,7 @@ class Postgres:
     def enqueue_many(self, jobs: Sequence[NewJob]) -> list[Enqueued]:
         if not jobs:
             return []
+        check_texts(jobs, "unique_key")
         intake = Intake(self._server.call, jobs, self._at())
         try:
             return intake.answers()
@@ -96,6 +99,7 @@ class Postgres:
         return answers
 
     def lease(self, wants: Mapping[str, int], owner: str, lease_s: float) -> list[Job]:
+        check_text("owner", owner)
         asked = sorted((queue, want) for queue, want in wants.items() if want > 0)
         if not asked:
             return []
@@ -135,6 +139,7 @@ class Postgres:
     def extend_many(self, beats: Sequence[Beat], lease_s: float) -> list[Held]:
         if not beats:
             return []
+        check_texts(beats, "note")
         said = {(beat.id, beat.lease): beat for beat in sorted(beats, key=lambda beat: beat.id)}
         found = self._server.call(
             "extend",
@@ -181,8 +186,8 @@ class Postgres:
         return pins.warnings(pins.pins(self._server.call("holds vacuum back", pins.LIMIT_S, pins.BEHIND)))
 
     def move_many(self, ids: Sequence[str], event: Event, reason: str | None = None) -> list[bool]:
-        if event not in (Event.CANCEL, Event.REVIVE):
-            raise InvalidInput(f"{event.value} is settled by the holder of the lease; by hand: cancel, revive.")
+        check_by_hand(event)
+        check_text("reason", reason)
         if not ids:
             return []
         held = set[str]()
@@ -208,6 +213,8 @@ class Postgres:
         return [found.get(id) for id in ids]
 
     def find(self, filter: Filter) -> Page:
+        if not can_match(filter):
+            return Page([])
         asked = lists.page(self._server.address.schema, filter)
         found = self._server.transact(lambda txn: txn.ask(*asked, last=True)[-1])
         jobs = [rows.read_job(row) for row in found[: filter.limit]]
@@ -218,6 +225,7 @@ class Postgres:
         return {(queue, State(status)): n for queue, status, n in self._server.call("count")}
 
     def put(self, record: Record, version: int | None = None) -> bool:
+        check_text("name", record.name)
         body = msgspec.json.encode(record).decode()
         if version is None:
             found = self._server.call("put record", record.KIND, record.name, body)

@@ -6,6 +6,7 @@ from operator import attrgetter
 from typing import Any
 
 from gotask.backends import moves
+from gotask.backends.fields import check_texts
 from gotask.backends.postgres import batch, rows
 from gotask.backends.postgres.server import Rows, Server, Txn
 from gotask.clock import from_epoch, to_epoch
@@ -105,6 +106,7 @@ def _settle(txn: Txn, settlements: Sequence[Settlement], at: datetime | None) ->
             plain.setdefault((s.id, s.lease), n)  # the second of two under one lease cannot hold
         else:
             singly.append(n)
+    check_texts([settlements[n] for n in singly], "error", "reason")
     answers = [False] * len(settlements)
     heard = Heard()
     calls: list[tuple[Any, ...]] = []
