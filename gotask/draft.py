@@ -70,12 +70,18 @@ def checked(fields: Mapping[str, Any]) -> NewJob:
     except msgspec.ValidationError as error:
         raise InvalidInput(sentences.begun(sentences.sentence(error, NewJob, given))) from None
     check_times(job)
+    check_words(job)
+    return job
+
+
+def check_words(job: NewJob) -> None:
+    """Refuse what could not be written down; JSON that came in has been through that."""
+    payload.check_text("unique_key", job.unique_key)
     if job.metadata:
         try:
             payload.encode(job.metadata)  # a NaN in it would become null
         except InvalidInput as error:
             raise InvalidInput(f"metadata: {error}") from None
-    return job
 
 
 #: the first and the last of times that a job may name; every store can keep them, to the microsecond

@@ -18,6 +18,7 @@ DEPTH_MAX: Final = 32  #: arrays and objects inside each other; readers in other
 NODES_MAX: Final = 100_000  #: values in one document; each costs a reader up to a hundred bytes of memory
 
 NULL: Final = b"null"
+HALF_A_PAIR: Final = "it has half a surrogate pair, such as \\ud800 alone; send both halves."
 TOO_LARGE_A_NUMBER: Final = "a number is too large for JSON's double"
 TOO_LONG_A_NUMBER: Final = "a number has more than 4300 digits, too many for most readers; send it as text"
 _decode: Final = msgspec.json.Decoder().decode
@@ -47,6 +48,20 @@ def check_object(raw: bytes) -> None:
         raise InvalidInput("a JSON object is expected, with the task's arguments by name.")
 
 
+def is_text(text: str) -> bool:
+    """Whether UTF-8 can say it, and so a store can keep it."""
+    try:
+        return text.isascii() or bool(text.encode())
+    except UnicodeEncodeError:
+        return False
+
+
+def check_text(name: str, text: str | None) -> None:
+    """Refuse by its name what nothing can keep."""
+    if text is not None and not is_text(text):
+        raise InvalidInput(f"{name}: {HALF_A_PAIR}")
+
+
 def unreadable(error: Exception, raw: bytes, subject: str) -> str:
     """Why `raw` is no JSON that GoTask takes, as a sentence about `subject`."""
     if isinstance(error, UnicodeDecodeError):
@@ -58,7 +73,7 @@ def unreadable(error: Exception, raw: bytes, subject: str) -> str:
         text = TOO_LONG_A_NUMBER if what.startswith("Integer") else TOO_LARGE_A_NUMBER
         return f"{text}{place and ', ' + place}."
     if "surrogate" in str(error) or ("truncated" in str(error) and _SURROGATE.search(raw)):
-        return f"{subject} is not valid JSON: it has half a surrogate pair, such as \\ud800 alone; send both halves."
+        return f"{subject} is not valid JSON: {HALF_A_PAIR}"
     return f"{subject} is not valid JSON: {_flat(error)}."
 
 

@@ -190,6 +190,7 @@ class Service(Queues):
 def checked(job: NewJob) -> NewJob:
     """A job from Python code, held to the same bounds as one that came as JSON."""
     draft.encoded(job.payload)  # first: it is part of what is decoded next, and has a sentence of its own
+    draft.check_words(job)
     return admitted(decode(NewJob, msgspec.json.encode(job)))
 
 

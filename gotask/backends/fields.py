@@ -3,15 +3,17 @@
 Nothing here names a field but to say that it is special, so that a field added to the Struct is a field in every store.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
+from operator import attrgetter
 from types import NoneType
 from typing import Any, Final, get_args, get_type_hints
 
 from msgspec.structs import fields
 
 from gotask.errors import InvalidInput
-from gotask.model import ERROR_MAX, Job, JobBody, NewJob, Rules
+from gotask.model import ERROR_MAX, Filter, Job, JobBody, NewJob, Rules
+from gotask.payload import check_text, is_text
 from gotask.states import Event, State
 
 NAMES: Final = tuple(field.name for field in fields(Job))
@@ -74,6 +76,22 @@ def check_by_hand(event: Event) -> None:
     """Raise InvalidInput for an event that only the holder of a job's lease can ask for."""
     if event not in BY_HAND:
         raise InvalidInput(f"{event.value} is settled by the holder of the lease; by hand a job can be cancelled or revived.")
+
+
+def check_texts(items: Sequence[Any], *names: str) -> None:
+    """Raise InvalidInput for an item one of whose texts, by the names of their fields, no store can keep."""
+    for name in names:
+        for text in map(attrgetter(name), items):
+            if text is not None:
+                check_text(name, text)
+
+
+def can_match(filter: Filter) -> bool:
+    """Whether there can be a job with the texts that a filter asks for."""
+    names, texts = (filter.queue, filter.type), (filter.worker_id, filter.unique_key)
+    return all(name is None or (name.isascii() and "\0" not in name) for name in names) and all(
+        text is None or is_text(text) for text in texts
+    )
 
 
 def cut(text: str | None) -> str | None:

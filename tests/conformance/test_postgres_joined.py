@@ -5,7 +5,7 @@ from contextlib import closing, suppress
 
 import psycopg
 import pytest
-from lab import until
+from lab import new, until
 
 from gotask import GoTask
 from gotask.backends import postgres
@@ -118,3 +118,11 @@ def test_a_session_of_sqlalchemy_is_one_of_psycopg(server: Postgres, app: GoTask
     engine.dispose()
     (job,) = app.service.backend.find(Filter()).jobs
     assert bytes(job.payload) == b'{"a":3,"b":4}'
+
+
+def test_text_that_cannot_be_kept_is_refused_and_spoils_nothing(server: Postgres, app: GoTask) -> None:
+    with psycopg.connect(server.url) as link:
+        with pytest.raises(InvalidInput, match="unique_key: it has half a surrogate pair"):
+            app.service.backend.joined(link).enqueue_many([new(), new(unique_key="\ud800")])  # type: ignore[attr-defined]
+        app.service.backend.joined(link).enqueue_many([new()])  # type: ignore[attr-defined]
+    assert app.service.backend.counts() == {("default", State.PENDING): 1}

@@ -181,9 +181,9 @@ def test_a_lock_that_others_hold_is_waited_for_as_long_as_a_call_may_take(server
     table = f"{store._server.address.schema}.jobs"
     with held(server, f"SELECT FROM {table} FOR UPDATE"):
         # Then every call that has to wait for it ends in time
-        in_time(lambda: store.move_many(["b"], Event.CANCEL))
-        in_time(lambda: store.settle_many([Settlement("a", job.lease, Event.ACK)]))
-        in_time(lambda: store.settle_many([Settlement("a", job.lease, Event.RETRY, due_in=1.0)]))
+        in_time(lambda: store.move_many(["b"], Event.CANCEL), "did not let go of 'b'")
+        in_time(lambda: store.settle_many([Settlement("a", job.lease, Event.ACK)]), "did not let go of 'a'")
+        in_time(lambda: store.settle_many([Settlement("a", job.lease, Event.RETRY, due_in=1.0)]), "did not let go of 'a'")
         in_time(lambda: store.drop_many(["b"]))
         # And one that need not, goes on
         assert store.get_many(["a"])[0] is not None
@@ -191,6 +191,7 @@ def test_a_lock_that_others_hold_is_waited_for_as_long_as_a_call_may_take(server
     with held(server, f"LOCK TABLE {table}"):
         in_time(lambda: store.enqueue_many([new()]))
         in_time(lambda: store.get_many(["a"]))
+        in_time(lambda: store.settle_many([Settlement("a", job.lease, Event.ACK)]))
         in_time(store.tick)
         # Nobody of ours is left there to wait
         asked = "SELECT count(*) FROM pg_locks WHERE NOT granted"

@@ -344,15 +344,3 @@ def test_what_is_off_the_usual_way_is_listed_by_an_index(store: sqlite.Sqlite, s
 def test_a_target_of_ones_own_needs_a_url() -> None:
     with pytest.raises(pytest.UsageError, match="--backend-url"):
         Target.of("pkg.mod:open", "")
-
-
-def test_a_store_that_is_closed_ends_the_waits_of_other_threads(url: str) -> None:
-    # Given a thread that waits, as the one that serves long polls does when its server ends
-    store, ended = sqlite.open(url), []
-    watch = store.watch(["job:j"])
-    thread = threading.Thread(target=lambda: ended.append(watch.wait(1.0)))
-    thread.start()
-    # When the store is closed under it, then it ends quietly
-    store.close()
-    thread.join(10.0)
-    assert ended == [set()]

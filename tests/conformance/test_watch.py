@@ -1,6 +1,7 @@
 """The doorbell: nothing rung since the watch began is missed; it may ring for nothing, and costs no polling."""
 
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
@@ -102,6 +103,34 @@ def test_many_topics_in_one_watch(lab: Lab) -> None:
     lab.store.move_many(["j250"], Event.CANCEL)
     thread.join(SOON + 5)
     assert "job:j250" in heard
+
+
+def test_a_store_that_is_closed_ends_the_waits_of_other_threads(lab: Lab) -> None:
+    # Given threads that wait, as the one that serves long polls does when its server ends
+    other = lab.another()
+    watches = [other.watch([QUEUE]), other.watch(["job:j"])]
+    for watch in watches:
+        quiet(watch)
+    ended: list[object] = []
+
+    def wait(watch: Watch) -> None:
+        try:
+            ended.append(watch.wait(1.0))
+        except Exception as error:
+            ended.append(error)
+
+    threads = [threading.Thread(target=wait, args=(watch,)) for watch in watches]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.1)
+    # When the store is closed under them, then they end quietly; one that looks from time to time may have rung
+    other.close()
+    for thread in threads:
+        thread.join(10.0)
+    assert [heard for heard in ended if heard not in (set(), {QUEUE}, {"job:j"})] == []
+    assert len(ended) == 2
+    for watch in watches:
+        watch.close()
 
 
 def test_two_sides_play_ping_pong_without_a_lost_wake(lab: Lab) -> None:

@@ -162,6 +162,7 @@ def test_options_written_for_type_checkers_are_those_of_the_model() -> None:
             "scheduled_at: the time has no zone; make it aware with tzinfo=UTC or .astimezone().",
         ),
         ({"metadata": {"a": float("nan")}}, "metadata: $.a is nan"),
+        ({"unique_key": "\ud800"}, "unique_key: it has half a surrogate pair"),
     ],
     ids=str,
 )

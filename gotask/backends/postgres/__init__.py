@@ -5,10 +5,11 @@ link.py        connections                           queries.sql   all other sta
 server.py      transactions                          rows.py       Structs, rows, arrays
 sentences.py   errors                                intake.py     enqueue
 ringer.py      telling others                        moving.py     what Python decides: settle, what is due, cancel, revive
-ear.py         the doorbell                          ticker.py     when it looks for what is due
-joined.py      the caller's own transaction          lists.py      pages
-commits.py     what became of that                   upkeep.py     gotask migrate
-pins.py        long transactions                     facts.py      gotask doctor
+ear.py         the doorbell                          batch.py      around what others hold
+joined.py      the caller's own transaction          ticker.py     when it looks for what is due
+commits.py     what became of that                   lists.py      pages
+pins.py        long transactions                     upkeep.py     gotask migrate
+facts.py       gotask doctor
 """
 
 import os
@@ -22,7 +23,8 @@ import msgspec
 
 from gotask.backends import Backend
 from gotask.backends.cursors import cursor
-from gotask.backends.postgres import commits, lists, moving, pins, rows
+from gotask.backends.fields import can_match, check_by_hand, check_texts
+from gotask.backends.postgres import batch, commits, lists, moving, pins, rows
 from gotask.backends.postgres.address import parse
 from gotask.backends.postgres.ear import Ear, PostgresWatch
 from gotask.backends.postgres.intake import Intake
@@ -31,8 +33,9 @@ from gotask.backends.postgres.ringer import Ringer
 from gotask.backends.postgres.server import Server
 from gotask.backends.postgres.ticker import Ticker
 from gotask.clock import from_epoch, monotonic
-from gotask.errors import BackendDown, InvalidInput
+from gotask.errors import BackendDown
 from gotask.model import Beat, Became, Enqueued, Filter, Held, Job, NewJob, Page, Queue, Record, Settlement, Tick, Worker
+from gotask.payload import check_text
 from gotask.states import Event, State
 
 R = TypeVar("R", Queue, Worker)
@@ -54,6 +57,8 @@ class Postgres:
         self._ticker = Ticker(server, self._at)
         self._leased: set[str] = set()  #: queues, since they were surveyed last
         self._surveyed_at = monotonic()
+        #: by the latest settle_many that failed for others of its batch, and will be made again: these were not lost
+        self._ended: set[tuple[str, int]] = set()
         self._channel = f"gotask:{server.address.schema}"
         self._ringer = Ringer(server, self._channel)
         self._ear = Ear(server, self._channel)
@@ -73,6 +78,7 @@ class Postgres:
     def enqueue_many(self, jobs: Sequence[NewJob]) -> list[Enqueued]:
         if not jobs:
             return []
+        check_texts(jobs, "unique_key")
         intake = Intake(self._server.call, jobs, self._at())
         try:
             return intake.answers()
@@ -90,6 +96,7 @@ class Postgres:
         return answers
 
     def lease(self, wants: Mapping[str, int], owner: str, lease_s: float) -> list[Job]:
+        check_text("owner", owner)
         asked = sorted((queue, want) for queue, want in wants.items() if want > 0)
         if not asked:
             return []
@@ -112,14 +119,24 @@ class Postgres:
     def settle_many(self, settlements: Sequence[Settlement]) -> list[bool]:
         if not settlements:
             return []
-        answers, heard = moving.settle(self._server, settlements, self._at())
+        known = {lease for s in settlements if (lease := (s.id, s.lease)) in self._ended} if self._ended else set()
+        rest = [s for s in settlements if (s.id, s.lease) not in known] if known else settlements
+        answers, heard, held = moving.settle(self._server, rest, self._at())
         self._tell(heard)
         self._survey()
+        if held:
+            self._ended = known | {(s.id, s.lease) for s, ended in zip(rest, answers, strict=True) if ended}
+            raise batch.held_up(self._server.address, held)
+        if known:
+            self._ended -= known
+            others = iter(answers)
+            answers = [(s.id, s.lease) in known or next(others) for s in settlements]
         return answers
 
     def extend_many(self, beats: Sequence[Beat], lease_s: float) -> list[Held]:
         if not beats:
             return []
+        check_texts(beats, "note")
         said = {(beat.id, beat.lease): beat for beat in sorted(beats, key=lambda beat: beat.id)}
         found = self._server.call(
             "extend",
@@ -146,13 +163,18 @@ class Postgres:
         return pins.warnings(pins.pins(self._server.call("holds vacuum back", pins.LIMIT_S, pins.BEHIND)))
 
     def move_many(self, ids: Sequence[str], event: Event, reason: str | None = None) -> list[bool]:
-        if event not in (Event.CANCEL, Event.REVIVE):
-            raise InvalidInput(f"{event.value} is settled by the holder of the lease; by hand: cancel, revive.")
+        check_by_hand(event)
+        check_text("reason", reason)
         if not ids:
             return []
-        move = moving.cancel if event is Event.CANCEL else moving.revive
-        answers, heard = move(self._server, _possible(ids), reason, self._at())
+        held = set[str]()
+        if event is Event.CANCEL:
+            answers, heard, held = moving.cancel(self._server, _possible(ids), reason, self._at())
+        else:
+            answers, heard = moving.revive(self._server, _possible(ids), reason, self._at())
         self._tell(heard)
+        if held:
+            raise batch.held_up(self._server.address, held)
         return answers
 
     def drop_many(self, ids: Sequence[str]) -> list[bool]:
@@ -168,6 +190,8 @@ class Postgres:
         return [found.get(id) for id in ids]
 
     def find(self, filter: Filter) -> Page:
+        if not can_match(filter):
+            return Page([])
         asked = lists.page(self._server.address.schema, filter)
         found = self._server.transact(lambda txn: txn.ask(*asked, last=True)[-1])
         jobs = [rows.read_job(row) for row in found[: filter.limit]]
@@ -178,6 +202,7 @@ class Postgres:
         return {(queue, State(status)): n for queue, status, n in self._server.call("count")}
 
     def put(self, record: Record, version: int | None = None) -> bool:
+        check_text("name", record.name)
         body = msgspec.json.encode(record).decode()
         if version is None:
             found = self._server.call("put record", record.KIND, record.name, body)

@@ -9,6 +9,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
+from gotask.backends.fields import check_texts
 from gotask.backends.postgres import rows
 from gotask.backends.postgres.intake import Intake
 from gotask.backends.postgres.moving import ack
@@ -40,6 +41,7 @@ class Joined:
         """As the Backend's; with `notify` the commit tells nodes. An error spoils the caller's transaction."""
         if not jobs:
             return []
+        check_texts(jobs, "unique_key")
         self._server.ready()
         with self._server.told():
             if any(new.id for new in jobs):

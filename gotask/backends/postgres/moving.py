@@ -2,12 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from operator import attrgetter
 from typing import Any
 
 from gotask.backends import moves
-from gotask.backends.postgres import rows
+from gotask.backends.fields import check_texts
+from gotask.backends.postgres import batch, rows
 from gotask.backends.postgres.server import Rows, Server, Txn
-from gotask.clock import from_epoch
+from gotask.clock import from_epoch, to_epoch
 from gotask.model import Queue, Settlement, Tick
 from gotask.states import FINISHED, KEEP_S, ON_DUE, RULES, Event, State
 
@@ -15,13 +17,15 @@ from gotask.states import FINISHED, KEEP_S, ON_DUE, RULES, Event, State
 class Standing:
     """A job as a transaction found it, enough of its Struct to move it, and where it stands."""
 
-    __slots__ = ("due", "found", "fresh", "instant", "job", "moved", "place", "queue", "seq")
+    __slots__ = ("ahead", "due", "found", "fresh", "instant", "job", "moved", "place", "queue", "seq")
 
     def __init__(self, row: tuple[Any, ...]) -> None:
         self.seq: int = row[0]
         self.place: int = row[1]
         self.fresh: int = row[-2]  #: a place at the end of its queue
         self.instant: float = row[-1]  #: the store's time
+        #: seconds by which its clock was ahead when it forgot all that was due by then; 0 if that is past
+        self.ahead = max(0.0, row[-3] - self.instant)
         self.job = rows.read_moving(row)
         self.found = self.job.status
         self.queue = self.job.queue
@@ -49,6 +53,8 @@ def write(moved: Sequence[Standing], heard: Heard) -> tuple[Any, ...]:
     ending: list[dict[str, Any]] = []
     for at in moved:
         job = at.job
+        if job.status in FINISHED and at.ahead and job.due_at is not None:  # else it would be forgotten already
+            job.due_at = from_epoch(to_epoch(job.due_at) + at.ahead)
         changed = rows.change(job, at.seq, at.place)
         changed["updated_at"] = from_epoch(at.instant)
         (ending if job.status in FINISHED else staying).append(changed)
@@ -86,8 +92,12 @@ _ID = rows.MOVING.index("id")
 _KEEP = KEEP_S[RULES[_PLAIN].to]
 
 
-def settle(server: Server, settlements: Sequence[Settlement], at: datetime | None) -> tuple[list[bool], Heard]:
-    """End leases; the answer says of each whether it was still held."""
+def settle(server: Server, settlements: Sequence[Settlement], at: datetime | None) -> tuple[list[bool], Heard, set[str]]:
+    """End leases; the answer says of each whether it was still held. Last come the jobs that others hold."""
+    return batch.do(server, settlements, attrgetter("id"), lambda txn, some: _settle(txn, some, at))
+
+
+def _settle(txn: Txn, settlements: Sequence[Settlement], at: datetime | None) -> tuple[list[bool], Heard]:
     plain: dict[tuple[str, int], int] = {}
     singly: list[int] = []
     known = {s.id for s in settlements if s.event is not _PLAIN or s.error or s.reason or s.crashed}
@@ -96,6 +106,7 @@ def settle(server: Server, settlements: Sequence[Settlement], at: datetime | Non
             plain.setdefault((s.id, s.lease), n)  # the second of two under one lease cannot hold
         else:
             singly.append(n)
+    check_texts([settlements[n] for n in singly], "error", "reason")
     answers = [False] * len(settlements)
     heard = Heard()
     calls: list[tuple[Any, ...]] = []
@@ -104,25 +115,20 @@ def settle(server: Server, settlements: Sequence[Settlement], at: datetime | Non
     if plain:
         chosen = [settlements[n] for _, n in sorted(plain.items())]
         calls.append(ack(chosen, at))
-
-    def work(txn: Txn) -> None:
-        heard.__init__()  # type: ignore[misc]  # this may be tried again
-        found = txn.ask(*calls, last=not singly)
-        if plain:
-            for id, lease, queue, limited in found[-1]:
-                answers[plain[id, lease]] = True
-                heard.ended.append(id)
-                if limited:
-                    heard.queues.add(queue)
-        if singly:
-            moved = _settle_singly(by_id(row for row in found[0] if row[_ID] in known), settlements, singly, answers)
-            freed = {one.queue for one in moved} - heard.queues
-            extra = [("all records", Queue.KIND)] if freed else []
-            told = txn.ask(write(moved, heard), *extra, last=True)
-            if extra:
-                heard.queues |= freed & {q.name for q in _queues(told[-1]) if q.max_workers}
-
-    server.transact(work)
+    found = txn.ask(*calls, last=not singly)
+    if plain:
+        for id, lease, queue, limited in found[-1]:
+            answers[plain[id, lease]] = True
+            heard.ended.append(id)
+            if limited:
+                heard.queues.add(queue)
+    if singly:
+        moved = _settle_singly(by_id(row for row in found[0] if row[_ID] in known), settlements, singly, answers)
+        freed = {one.queue for one in moved} - heard.queues
+        extra = [("all records", Queue.KIND)] if freed else []
+        told = txn.ask(write(moved, heard), *extra, last=True)
+        if extra:
+            heard.queues |= freed & {q.name for q in _queues(told[-1]) if q.max_workers}
     return answers, heard
 
 
@@ -195,27 +201,27 @@ def dead_letters(txn: Txn, queues: Iterable[str]) -> dict[str, str | None]:
 # by hand
 
 
-def cancel(server: Server, ids: Sequence[str], reason: str | None, at: datetime | None) -> tuple[list[bool], Heard]:
+def cancel(server: Server, ids: Sequence[str], reason: str | None, at: datetime | None) -> tuple[list[bool], Heard, set[str]]:
+    """Stop jobs that wait, and mark those that run. Last come the jobs that others hold."""
+    return batch.do(server, ids, str, lambda txn, some: _cancel(txn, some, reason, at))
+
+
+def _cancel(txn: Txn, ids: Sequence[str], reason: str | None, at: datetime | None) -> tuple[list[bool], Heard]:
     answers = [False] * len(ids)
     heard = Heard()
-
-    def work(txn: Txn) -> None:
-        heard.__init__()  # type: ignore[misc]  # this may be tried again
-        (live,) = txn.ask(("lock live jobs", at, rows.texts(sorted(set(ids)))))
-        found = by_id(live)
-        for n, id in enumerate(ids):
-            one = found.get(id)
-            answers[n] = one is not None and not one.moved and one.found in RULES[Event.CANCEL].sources
-            if answers[n] and one is not None:
-                moves.cancel(one.job, reason, one.instant)
-                one.moved = True
-                if one.found is moves.RUNNING and one.job.worker_id:
-                    heard.owners.add(one.job.worker_id)
-        moved = [one for one in found.values() if one.moved]
-        if moved:
-            txn.ask(write(moved, heard), last=True)
-
-    server.transact(work)
+    (live,) = txn.ask(("lock live jobs", at, rows.texts(sorted(set(ids)))))
+    found = by_id(live)
+    for n, id in enumerate(ids):
+        one = found.get(id)
+        answers[n] = one is not None and not one.moved and one.found in RULES[Event.CANCEL].sources
+        if answers[n] and one is not None:
+            moves.cancel(one.job, reason, one.instant)
+            one.moved = True
+            if one.found is moves.RUNNING and one.job.worker_id:
+                heard.owners.add(one.job.worker_id)
+    moved = [one for one in found.values() if one.moved]
+    if moved:
+        txn.ask(write(moved, heard), last=True)
     return answers, heard
 
 

@@ -18,16 +18,19 @@ SELECT id, lease, cancel FROM {lazy}, gotask.extend_1(%s, %s, %s, %s, %s, %s)
 SELECT id, lease, queue, limited FROM gotask.ack_1(%s, %s, %s, %s, %s)
 
 -- lock live jobs --
-SELECT {moving}, nextval('gotask.places') AS fresh, extract(epoch FROM coalesce(%s, clock_timestamp()))::float8 AS instant
+SELECT {moving}, (SELECT extract(epoch FROM forgotten_until)::float8 FROM gotask.tended) AS forgotten,
+    nextval('gotask.places') AS fresh, extract(epoch FROM coalesce(%s, clock_timestamp()))::float8 AS instant
 FROM (SELECT * FROM gotask.jobs WHERE id = ANY (%s) ORDER BY id FOR UPDATE) j
 
 -- lock finished jobs --
-SELECT {moving}, nextval('gotask.places') AS fresh, extract(epoch FROM coalesce(%s, clock_timestamp()))::float8 AS instant
+SELECT {moving}, (SELECT extract(epoch FROM forgotten_until)::float8 FROM gotask.tended) AS forgotten,
+    nextval('gotask.places') AS fresh, extract(epoch FROM coalesce(%s, clock_timestamp()))::float8 AS instant
 FROM (SELECT * FROM gotask.history WHERE id = ANY (%s)
     AND due_at > (SELECT forgotten_until FROM gotask.tended) ORDER BY id FOR UPDATE) j
 
 -- lock due jobs --
-SELECT {moving}, nextval('gotask.places') AS fresh, extract(epoch FROM coalesce(%s, clock_timestamp()))::float8 AS instant
+SELECT {moving}, (SELECT extract(epoch FROM forgotten_until)::float8 FROM gotask.tended) AS forgotten,
+    nextval('gotask.places') AS fresh, extract(epoch FROM coalesce(%s, clock_timestamp()))::float8 AS instant
 FROM gotask.due_1(%s, %s, %s)
 
 -- write --
@@ -98,8 +101,11 @@ SELECT pg_notify(%s, 'queue:' || queue) FROM {lazy}, (SELECT DISTINCT queue FROM
 SELECT pg_notify(%s, topic) FROM {lazy}, unnest(%s) topic
 UNION ALL SELECT pg_notify(%s, 'job:' || id) FROM gotask.waits WHERE id = ANY (%s)
 
--- lock completing jobs --
-SELECT id, lease FROM gotask.jobs WHERE id = ANY (%s) FOR UPDATE SKIP LOCKED
+-- lock free jobs --
+SELECT id, lease FROM gotask.jobs WHERE id = ANY (%s) ORDER BY id FOR UPDATE SKIP LOCKED
+
+-- live jobs --
+SELECT id FROM gotask.jobs WHERE id = ANY (%s)
 
 -- completing jobs --
 SELECT id, lease, status, NULL AS waited_for FROM gotask.jobs WHERE id = ANY (%s)

@@ -65,6 +65,10 @@ class Txn:
         self._begun, self.done = True, last
         return [cursor.fetchall() if cursor.description is not None else [] for cursor in cursors]
 
+    def limit(self, statement_s: float, lock_s: float) -> None:
+        """Let each statement from now on take so long at most, and each lock that it waits for."""
+        self.ask((_LIMITS, milliseconds(statement_s), milliseconds(lock_s), self._limit))
+
     def _execute(self, calls: tuple[tuple[Any, ...], ...]) -> list[Any]:
         return [self._link.execute(self._statements.get(name, name), values, binary=True) for name, *values in calls]
 

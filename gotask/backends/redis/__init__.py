@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from gotask.backends import Backend, ids
-from gotask.backends.fields import check_by_hand
+from gotask.backends.fields import can_match, check_by_hand, check_texts
 from gotask.backends.redis import pages, rows
 from gotask.backends.redis.address import parse
 from gotask.backends.redis.claims import Claims
@@ -24,6 +24,7 @@ from gotask.backends.redis.server import Server
 from gotask.backends.redis.shards import named
 from gotask.backends.redis.watch import RedisWatch
 from gotask.model import Beat, Enqueued, Filter, Held, Job, NewJob, Page, Queue, Record, Settlement, Tick, Worker
+from gotask.payload import check_text
 from gotask.states import RULES, Event, State
 
 R = TypeVar("R", Queue, Worker)
@@ -84,6 +85,7 @@ class Redis:
         return self._server.promise()
 
     def enqueue_many(self, jobs: Sequence[NewJob]) -> list[Enqueued]:
+        check_texts(jobs, "unique_key")
         made = iter(ids.make(sum(not new.id for new in jobs)))
         names = [new.id or next(made) for new in jobs]
         if self._shards.several and any(new.unique_key is not None for new in jobs):
@@ -110,6 +112,7 @@ class Redis:
         return answers
 
     def lease(self, wants: Mapping[str, int], owner: str, lease_s: float) -> list[Job]:
+        check_text("owner", owner)
         wants = {queue: want for queue, want in wants.items() if want > 0}
         if not self._shards.several:
             return self._lease_at(self._shards.roots[0], wants, owner, lease_s, judged=True)
@@ -156,6 +159,7 @@ class Redis:
         return jobs
 
     def settle_many(self, settlements: Sequence[Settlement]) -> list[bool]:
+        check_texts(settlements, "error", "reason")
         names = [one.id for one in settlements]
         answers = self._each(
             names,
@@ -168,6 +172,7 @@ class Redis:
         return [answer != 0 for answer in answers]
 
     def extend_many(self, beats: Sequence[Beat], lease_s: float) -> list[Held]:
+        check_texts(beats, "note")
         names = [beat.id for beat in beats]
         answers = self._each(names, lambda at: rows.beat_arguments(beats[at]), "extend", rows.micros_of(lease_s))
         if self._shards.several:
@@ -195,6 +200,7 @@ class Redis:
 
     def move_many(self, ids: Sequence[str], event: Event, reason: str | None = None) -> list[bool]:
         check_by_hand(event)
+        check_text("reason", reason)
         if self._shards.several and event is Event.REVIVE:
             return [not self._key_is_taken(id) and self._move([id], event, reason) == [True] for id in ids]
         return self._move(ids, event, reason)
@@ -219,6 +225,8 @@ class Redis:
         return self.get_many([id])[0]
 
     def find(self, filter: Filter) -> Page:
+        if not can_match(filter):
+            return Page([])
         return pages.find(self._run, self._shards.roots, filter)
 
     def counts(self) -> dict[tuple[str, State], int]:
@@ -233,6 +241,7 @@ class Redis:
 
     def put(self, record: Record, version: int | None = None) -> bool:
         """Several shards: decided at the first, then copied to the others, which judge a pause by their copy."""
+        check_text("name", record.name)
         body = msgspec.json.encode(record)
         first, *others = self._shards.roots
         if not self._run(first, "put", record.KIND, record.name, "" if version is None else version, body):

@@ -39,7 +39,7 @@ class Server:
         self._guard = threading.Lock()
         self._line: Line = open_line(address)
         self._checked = self._known = False  # since the last reconnect, and ever
-        self._closed = False
+        self.closed = False
 
     def run(self, root: str, *arguments: Any) -> Any:
         """One call of the script. Raises BackendDown when there is no answer in time, or none that helps."""
@@ -74,13 +74,13 @@ class Server:
 
     def close(self) -> None:
         with self._guard:
-            if not self._closed:
-                self._closed = True
+            if not self.closed:
+                self.closed = True
                 self._line.close()
 
     def __enter__(self) -> Line:
         """The line, checked. What Redis or the network says until it is left becomes an error of ours."""
-        if self._closed:
+        if self.closed:
             raise BackendDown(f"The storage {self.address.shown} was closed; open it again.", retry_after=None)
         if not self._checked:
             try:

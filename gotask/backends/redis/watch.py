@@ -36,6 +36,7 @@ class RedisWatch:
         self._listen()
 
     def wait(self, timeout: float) -> set[str]:
+        """The topics that may have rung since the last call; none after `timeout` seconds, or once the store is closed."""
         if not self._topics:
             return set()
         deadline = monotonic() + timeout
@@ -45,7 +46,7 @@ class RedisWatch:
         while True:
             self._note()
             heard = self._hear(max(0.0, min(deadline - monotonic(), SLICE_S)))
-            if heard or monotonic() >= deadline:
+            if heard or self._server.closed or monotonic() >= deadline:
                 return heard
 
     def close(self) -> None:
@@ -80,10 +81,12 @@ class RedisWatch:
                     heard.add(topic)
                     if topic.startswith(JOB):  # the note on it is spent
                         self._noted_at = float("-inf")
-        except (said.RedisError, OSError):
-            pass
+        except Exception as error:
+            # redis-py falls over its own state when another thread closes the store
+            if not (self._server.closed or isinstance(error, said.RedisError | OSError)):
+                raise
         self.close()
-        return set(self._topics)
+        return set() if self._server.closed else set(self._topics)
 
     def _silent(self) -> set[str]:
         """After a while of silence ask whether the connection lives; without an answer it does not."""

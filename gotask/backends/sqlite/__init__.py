@@ -15,12 +15,14 @@ import msgspec
 
 from gotask import clock as clocks
 from gotask.backends import Backend
+from gotask.backends.fields import can_match, check_texts
 from gotask.backends.sqlite import dues, endings, hand, intake, leases, sql
 from gotask.backends.sqlite.bell import BellWatch
 from gotask.backends.sqlite.home import Home, sqlite_home
 from gotask.backends.sqlite.link import Links
 from gotask.backends.sqlite.moves import known
 from gotask.model import Beat, Enqueued, Filter, Held, Job, NewJob, Page, Queue, Record, Settlement, Tick, Worker
+from gotask.payload import check_text
 from gotask.states import Event, State
 
 R = TypeVar("R", Queue, Worker)
@@ -45,10 +47,12 @@ class Sqlite:
     def enqueue_many(self, jobs: Sequence[NewJob]) -> list[Enqueued]:
         if not jobs:
             return []
+        check_texts(jobs, "unique_key")
         with self._links.write() as txn:
             return intake.accept(txn, jobs)
 
     def lease(self, wants: Mapping[str, int], owner: str, lease_s: float) -> list[Job]:
+        check_text("owner", owner)
         wants = self._worth_asking(wants)
         if not wants:
             return []
@@ -77,6 +81,7 @@ class Sqlite:
     def extend_many(self, beats: Sequence[Beat], lease_s: float) -> list[Held]:
         if not beats:
             return []
+        check_texts(beats, "note")
         with self._links.write(batch=True, synced=False) as txn:
             return leases.extend(txn, beats, lease_s)
 
@@ -97,6 +102,7 @@ class Sqlite:
         return BellWatch(self._links.bell, topics)
 
     def move_many(self, ids: Sequence[str], event: Event, reason: str | None = None) -> list[bool]:
+        check_text("reason", reason)
         if not known(ids):
             return [False] * len(ids)
         with self._links.write() as txn:
@@ -113,6 +119,8 @@ class Sqlite:
             return hand.look_up(db, ids)
 
     def find(self, filter: Filter) -> Page:
+        if not can_match(filter):
+            return Page([])
         with self._links.read() as db:
             return hand.find(db, filter)
 
@@ -121,6 +129,7 @@ class Sqlite:
             return {(queue, State(status)): n for queue, status, n in db.execute(sql.COUNTS)}
 
     def put(self, record: Record, version: int | None = None) -> bool:
+        check_text("name", record.name)
         with self._links.write() as txn:
             row = txn.db.execute(sql.GET_RECORD, (record.KIND, record.name)).fetchone()
             have = 0 if row is None else row[0]

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from gotask.backends import moves
+from gotask.backends.fields import check_texts
 from gotask.backends.sqlite import sql
 from gotask.backends.sqlite.leases import Memo, settings, some
 from gotask.backends.sqlite.link import Txn
@@ -69,6 +70,7 @@ def _ack(txn: Txn, groups: dict[tuple[int, float | None, bytes | None], list[int
 
 
 def _settle_singly(txn: Txn, settlements: list[Settlement], ended: dict[str, int]) -> list[bool]:
+    check_texts(settlements, "error", "reason")
     found = standing(txn.db, (s.id for s in settlements))
     moved, answers = [], []
     for s in settlements:

@@ -1,7 +1,8 @@
 -- Jobs that end, or move otherwise.
 
 -- End leases well: the plain endings, which are nearly all. Ids come in order, each once; `keeps` is how many seconds each is
--- remembered. Answers those that were held, and whether somebody may wait for a place of the queue.
+-- remembered, from now or from when all was forgotten that was due by then: that is later if the clock was ahead for a while.
+-- Answers those that were held, and whether somebody may wait for a place of the queue.
 CREATE FUNCTION ack_1(ids text[], leases bigint[], results bytea[], keeps float8[], at timestamptz)
 RETURNS TABLE (id text, lease bigint, queue text, limited boolean) LANGUAGE plpgsql SET search_path FROM CURRENT
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
@@ -22,9 +23,9 @@ BEGIN
         INSERT INTO history (seq, place, lease, due_at, created_at, updated_at, expires_at, started_at, completed_at, progress,
             retry_count, crashes, priority, cancel_requested, status, id, queue, type, unique_key, worker_id, origin_queue,
             progress_note, attempts, more, payload, result)
-        SELECT seq, place, lease, instant + keep * interval '1 s', created_at, instant, expires_at, started_at, instant, progress,
-            retry_count, crashes, priority, cancel_requested, 'SUCCESS', id, queue, type, unique_key, worker_id, origin_queue,
-            progress_note, attempts, more, payload, outcome
+        SELECT seq, place, lease, greatest(instant, (SELECT forgotten_until FROM tended)) + keep * interval '1 s',
+            created_at, instant, expires_at, started_at, instant, progress, retry_count, crashes, priority, cancel_requested,
+            'SUCCESS', id, queue, type, unique_key, worker_id, origin_queue, progress_note, attempts, more, payload, outcome
         FROM gone
         RETURNING id, lease, queue, due_at
     ), tallied AS (

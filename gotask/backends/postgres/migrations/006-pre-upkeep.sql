@@ -67,7 +67,7 @@ BEGIN
     WITH gone AS (DELETE FROM counts WHERE due_at <= upto RETURNING n)
     SELECT coalesce(sum(n), 0) INTO counted FROM gone;
     UPDATE tended SET forgotten_until = greatest(forgotten_until, upto);
-    RETURN forgotten + counted;
+    RETURN greatest(forgotten + counted, 0); -- less than nothing if one was deleted whose own minute is not over
 END $$;
 
 -- Add up what was tallied. Of jobs that are to be forgotten in more than an hour, the minute is kept, so that a day of them

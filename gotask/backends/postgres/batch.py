@@ -1,0 +1,62 @@
+"""A batch of jobs, done in one transaction; and if others hold some of them, all but those in a second one.
+
+Somebody may hold a job for as long as he likes: a person in psql, or a task that completes its job in a transaction of its own
+and does not end that. A job is waited for as long as a call may take, and others of its batch must not wait for ever with it.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Final, TypeVar
+
+from gotask.backends.postgres import rows
+from gotask.backends.postgres.address import Address
+from gotask.backends.postgres.server import Server, Txn
+from gotask.errors import BackendDown
+
+B = TypeVar("B")
+H = TypeVar("H")
+
+LOOK_S: Final = 0.25  #: seconds to see who is held, and to wait for any other lock: the call has taken its time already
+#: SQLSTATE of a lock, or of a statement as a whole, that took too long
+_LATE: Final = ("55P03", "57014")
+
+
+def do(
+    server: Server, batch: Sequence[B], name: Callable[[B], str], work: Callable[[Txn, Sequence[B]], tuple[list[bool], H]]
+) -> tuple[list[bool], H, set[str]]:
+    """What `work` answers for a batch, `name` giving the job of each; and the jobs, if any, that were left as they were since
+    others hold them. Their answer is False, and BackendDown is still to be raised, see `held_up`.
+    """
+    try:
+        return *server.transact(lambda txn: work(txn, batch)), set()
+    except BackendDown as error:
+        if getattr(error.__cause__, "sqlstate", None) not in _LATE:
+            raise
+    return server.transact(lambda txn: _around(txn, server.address.timeout, batch, name, work))
+
+
+def _around(
+    txn: Txn,
+    timeout: float,
+    batch: Sequence[B],
+    name: Callable[[B], str],
+    work: Callable[[Txn, Sequence[B]], tuple[list[bool], H]],
+) -> tuple[list[bool], H, set[str]]:
+    """Do what can be done of a batch without waiting for others. What is in `jobs` after all free ones were locked, is held."""
+    ids = rows.texts(sorted({name(one) for one in batch}))
+    txn.limit(LOOK_S, LOOK_S)
+    free, live = ({id for id, *_ in found} for found in txn.ask(("lock free jobs", ids), ("live jobs", ids)))
+    txn.limit(timeout, LOOK_S)
+    places = [n for n, one in enumerate(batch) if name(one) in free]
+    answered, heard = work(txn, [batch[n] for n in places])
+    answers = [False] * len(batch)
+    for n, answer in zip(places, answered, strict=True):
+        answers[n] = answer
+    return answers, heard, live - free
+
+
+def held_up(address: Address, ids: set[str]) -> BackendDown:
+    """What to raise once all that is done was told."""
+    return BackendDown(
+        f"PostgreSQL at {address.shown} did not let go of {min(ids)!r}, which another transaction has locked, within "
+        f"{address.timeout:g} s; all others of the batch are done: end that transaction, or try again."
+    )
