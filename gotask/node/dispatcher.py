@@ -87,8 +87,7 @@ class Dispatcher:
             answers = self._line.answers
             try:
                 moved = self._once()
-                if self._line.answers > answers:
-                    self._heard()
+                self._note_answer(answers)
                 if not moved and not self.ledger.settlements:
                     self._sleep(seen, burst)
             except BackendDown as error:
@@ -96,15 +95,12 @@ class Dispatcher:
         self._farewell()
 
     def _once(self) -> int:
-        moved = self._collect() if self.adopted else self._adopt()  # before all that may find the store down
-        moved += self._completions.look()
-        self._catalog.refresh()
-        self._bell.listen(self._catalog.names)
+        answers = self._line.answers
+        moved = self._take_in()
+        self._note_answer(answers)
         many = len(self.ledger.settlements) >= LEAST
         if not many:  # those are quickly written down, and then their slots are free for what is leased
             moved += self._settle()
-        self._announce()
-        self._beat()
         self._recover()
         rung = self._bell.take_work()
         if rung:
@@ -114,6 +110,16 @@ class Dispatcher:
         moved += self._settle(meanwhile=lease) if many else lease()
         moved += self._tick(rung)
         self._sweep()
+        return moved
+
+    def _take_in(self) -> int:
+        """What workers said; and signs of life, before an ending that somebody else holds up can keep them from the store."""
+        moved = self._collect() if self.adopted else self._adopt()  # before all that may find the store down
+        moved += self._completions.look()
+        self._catalog.refresh()
+        self._bell.listen(self._catalog.names)
+        self._announce()
+        self._beat()
         return moved
 
     def _sleep(self, seen: int, burst: bool) -> None:
@@ -144,8 +150,10 @@ class Dispatcher:
             self._agenda.book("complain", COMPLAIN_S)
         time.sleep(random.uniform(0.1, 0.4))
 
-    def _heard(self) -> None:
-        """The store has answered all that was asked in this turn, and something was asked."""
+    def _note_answer(self, answers: int) -> None:
+        """Nothing that was asked went unanswered so far in this turn, at the begin of which there were so many `answers`."""
+        if self._line.answers == answers:
+            return
         self.answered_at = monotonic()
         if self._catalog.notices.cut_off:
             self._catalog.notices.cut_off = False

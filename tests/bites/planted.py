@@ -107,8 +107,8 @@ BITES = [
     Bite(
         "what comes in does not make a node look at what is due",
         "gotask/node/dispatcher.py",
-        'if not (rung or self._agenda.is_due("tick")):',
-        'if not self._agenda.is_due("tick"):',
+        'self._agenda.bring_forward("tick", RUNG_S)',
+        "pass",
         "tests/crash/test_hostile.py -k on_time",
     ),
     Bite(
@@ -163,8 +163,8 @@ BITES = [
     Bite(
         "a turn that asked the store nothing counts as an answer",
         "gotask/node/dispatcher.py",
-        "if self._line.answers > answers:",
-        "if True:",
+        "if self._line.answers == answers:",
+        "if False:",
         "tests/unit/test_dispatcher.py -k no_answer",
     ),
     Bite(

@@ -142,4 +142,22 @@ BITES = [
         ', "enable_mergejoin")',
         "tests/conformance/test_postgres_plans.py -k a_page",
     ),
+    Bite(
+        "postgres: a node gives no sign of life while an ending is held up",
+        "gotask/node/dispatcher.py",
+        """        self._announce()
+        self._beat()
+        return moved
+""",
+        """        return moved
+""",
+        "tests/chaos/test_postgres_held.py",
+    ),
+    Bite(
+        "postgres: what a long transaction makes dear is done in each tick",
+        f"{FOLDER}/ticker.py",
+        "look = begun >= self._look_at",
+        "look = True",
+        "tests/conformance/test_postgres_floors.py -k lapses_are_looked_for",
+    ),
 ]

@@ -2,6 +2,7 @@
 behind what still waits."""
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 
@@ -10,6 +11,7 @@ import pytest
 from lab import LEASE_S, Clock, new
 
 from gotask.backends import postgres
+from gotask.backends.postgres import ticker
 from gotask.model import Job, Settlement
 from gotask.states import Event
 from tests.servers.fixtures import Servers, StartPostgres
@@ -179,3 +181,27 @@ def test_a_lease_reads_little_while_a_long_transaction_keeps_what_has_left(
     read = plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"]
     assert read < 100
     assert plan["Plan"]["Actual Rows"] == 1
+
+
+def test_lapses_are_looked_for_the_more_seldom_the_longer_a_look_takes(
+    store: postgres.Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a store where a look for leases that lapse has just taken long
+    hands = [1000.0]
+
+    def reading() -> float:
+        hands[0] += 0.1
+        return hands[0]
+
+    monkeypatch.setattr(ticker, "monotonic", reading)
+    store.tick()
+    # When one lapses, and another job comes due
+    store.enqueue_many([new(id="lapses")])
+    store.lease({"default": 1}, "node-1", 0.001)
+    store.enqueue_many([new(id="wakes", delay=0.001)])
+    time.sleep(0.01)
+    done = store.tick()
+    # Then only the other is promoted, and the lease lapses once it is time for another look
+    assert (done.promoted, done.lapsed) == (1, 0)
+    hands[0] += 100.0
+    assert store.tick().lapsed == 1
