@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
@@ -26,6 +27,7 @@ from tests.servers.certificates import Certificates
 from tests.servers.processes import STOP_S, Process, free_ports, is_alive, need, until
 
 ANSWER_S: Final = 10  #: seconds a command may take; the servers are on this machine and hold little
+NOTICE_S: Final = 5.0  #: seconds after which a postmaster kills what did not end when told to; a dead one cannot
 NOBODY: Final = 65534  #: user and group
 
 
@@ -159,13 +161,24 @@ class Postgres(Process):
         self.wait(STOP_S)
 
     def kill(self) -> None:
-        """SIGKILL the postmaster, and return once its backends have noticed: before, no other server can start here."""
+        """SIGKILL the postmaster, and return once its backends are gone: before, no other server can start here.
+
+        One that waits for a lock of a process which died in a panic notices nothing. A postmaster kills it after five seconds.
+        """
         left = self._backends() if self.running else []
         super().kill()
         for pid in left:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
-        until("the backends of a dead postmaster are gone", lambda: not any(map(is_alive, left)), STOP_S)
+        noticed = time.monotonic() + NOTICE_S
+
+        def gone() -> bool:
+            for pid in filter(is_alive, left if time.monotonic() > noticed else []):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            return not any(map(is_alive, left))
+
+        until("the backends of a dead postmaster are gone", gone, STOP_S)
 
     def suspend(self) -> None:
         """Freeze it and all its backends: connections stay open, and nothing is answered."""
