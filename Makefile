@@ -19,6 +19,8 @@ run: $(STAMPS)/core ## set everything up and start a server and a worker (ARGS="
 	@exec $(BIN)/gotask up $(ARGS)
 
 test: dev ## set everything up and run all tests (ARGS="-k name" picks some)
+	@# once, and not by each of the hundreds of programs that tests start where PYTHONDONTWRITEBYTECODE is set
+	$(BIN)/python -m compileall -q gotask tests
 	$(BIN)/python -m pytest tests $(ARGS)
 
 build: $(STAMPS)/core ## the package and its extension, in place

@@ -82,6 +82,15 @@ def stubborn(ctx: Context) -> None:
 
 
 @app.task(max_retries=0)
+async def nap_until(path: str, ctx: Context) -> None:
+    """Sleeps until there is such a file."""
+    note("start", ctx)
+    while not os.path.exists(path):
+        await asyncio.sleep(0.05)
+    note("end", ctx)
+
+
+@app.task(max_retries=0)
 async def nap(n: int, seconds: float, ctx: Context) -> str:
     note("start", ctx)
     await asyncio.sleep(seconds)

@@ -30,23 +30,23 @@ def test_a_job_that_kills_its_worker_is_buried_after_three(how: str, backend: Ba
         check(backend, good, {job: n for n, job in enumerate(good)}, history, faults=0)
 
 
-@pytest.mark.parametrize("how", ["sys.exit", "keyboard", "recursion", "memory"])
-def test_what_would_end_a_program_only_fails_the_job(how: str, backend: Backend, storage: str, tmp_path: Path) -> None:
+def test_what_would_end_a_program_only_fails_the_job(backend: Backend, storage: str, tmp_path: Path) -> None:
     with node(storage, tmp_path, "-c", "1") as running:
         workers = {child.pid for child in running.of("worker")}
-        [job_id] = enqueue(backend, [("raiser", json.dumps({"how": how}))])
-        drained(backend)
-        job = fetch(backend, [job_id])[job_id]
-        assert (job.status, job.reason, job.crashes) == (State.FAILED, "failed", 0)
-        assert "Traceback" in (job.error or "")
-        assert {child.pid for child in running.of("worker")} == workers
+        for how in ("sys.exit", "keyboard", "recursion", "memory"):
+            [job_id] = enqueue(backend, [("raiser", json.dumps({"how": how}))])
+            drained(backend)
+            job = fetch(backend, [job_id])[job_id]
+            assert (job.status, job.reason, job.crashes) == (State.FAILED, "failed", 0), how
+            assert "Traceback" in (job.error or ""), how
+            assert {child.pid for child in running.of("worker")} == workers, how
 
 
 def test_neighbours_of_a_poison_job_in_one_worker_are_not_buried(backend: Backend, storage: str, tmp_path: Path) -> None:
     # Given one worker of many slots, all busy
-    with node(storage, tmp_path, "-c", "20", "--processes", "1") as running:
-        naps = enqueue(backend, [("nap", json.dumps({"n": n, "seconds": 1.0})) for n in range(15)])
-        until("the naps have begun", lambda: len(History.read(running.witness).starts) == 15)
+    with node(storage, tmp_path, "-c", "8", "--processes", "1") as running:
+        naps = enqueue(backend, [("nap", json.dumps({"n": n, "seconds": 1.0})) for n in range(6)])
+        until("the naps have begun", lambda: len(History.read(running.witness).starts) == 6)
         # When a job beside them kills the worker
         [poison] = enqueue(backend, [("poison", json.dumps({"how": "kill"}))])
         drained(backend)
@@ -63,11 +63,12 @@ def test_a_task_that_ignores_its_limit_is_killed_and_its_neighbours_go_free(
     # Given a worker that runs a task which swallows every exception, beside one that sleeps long
     with node(storage, tmp_path, "-c", "2", "--processes", "1", "--shutdown-timeout", "2") as running:
         [stubborn] = enqueue(backend, [("stubborn", "{}")])
-        [neighbour] = enqueue(backend, [("nap", json.dumps({"n": 1, "seconds": 12.0}))])
+        [neighbour] = enqueue(backend, [("nap_until", json.dumps({"path": f"{tmp_path}/morning"}))])
         # When its limit and the grace have passed
         until("the stubborn job has failed", lambda: fetch(backend, [stubborn])[stubborn].status is State.FAILED, 20)
         # Then it failed by its time limit, and its neighbour was given back without penalty
         assert fetch(backend, [stubborn])[stubborn].reason == "timeout"
+        (tmp_path / "morning").touch()
         drained(backend)
         released = fetch(backend, [neighbour])[neighbour]
         assert (released.status, released.crashes, released.retry_count) == (State.SUCCESS, 0, 0)

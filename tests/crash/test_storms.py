@@ -135,9 +135,9 @@ def test_a_burst_of_one_instant_is_started_whole(storage: str, backend: Backend,
 
 
 def test_a_job_longer_than_its_lease_runs_once(storage: str, backend: Backend, tmp_path: Path) -> None:
-    # Given a lease of one second and jobs of three
+    # Given a lease of one second, jobs of two, and twice as many of them as slots
     with node(storage, tmp_path, "-c", "20", "--processes", "2", "--lease", "1") as running:
-        ids = enqueue(backend, [("nap", json.dumps({"n": n, "seconds": 3.0})) for n in range(60)])
+        ids = enqueue(backend, [("nap", json.dumps({"n": n, "seconds": 2.0})) for n in range(40)])
         # When they run on a healthy node
         drained(backend)
         # Then the lease was extended for all of them

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.e2e.conftest import ROOT, Ground, command, one_line
+from tests.e2e.conftest import ROOT, Ground, command, one_line, until
 
 
 @pytest.mark.parametrize(
@@ -210,8 +210,10 @@ def test_a_closed_pipe_is_no_error(ground: Ground) -> None:
 def test_ctrl_c_ends_a_wait_quietly(ground: Ground) -> None:
     id = ground.json("job", "submit", "echo")["id"]
     program = ground.start("gotask", "job", "wait", id)
+    # what it says before it waits: on a busy machine, one that is still being loaded would be interrupted otherwise
+    until("it is about to wait", lambda: "No worker is running" in program.output)
     with pytest.raises(subprocess.TimeoutExpired):
-        program.process.wait(1.5)
+        program.process.wait(0.5)
     assert program.stop(signal.SIGINT) == 130
     assert "Traceback" not in program.output
 

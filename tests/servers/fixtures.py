@@ -1,9 +1,11 @@
 """The fixtures by which tests get servers: those that a whole session shares, and those that a test may break."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -17,6 +19,15 @@ from tests.servers.redis import Redis
 StartRedis = Callable[..., Redis]
 StartPostgres = Callable[..., Postgres]
 StartProxy = Callable[[str | Path], ChaosProxy]
+
+
+MEMORY: Final = Path("/dev/shm")
+ROOM: Final = 4 << 30  #: bytes; the files of a session grow to about one GiB, and the `memory` storages lie there too
+
+
+def in_memory() -> Path | None:
+    """A folder whose files never wait for a disk, if this machine has one with room; containers often have none."""
+    return MEMORY if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM else None
 
 
 class Servers:
@@ -45,8 +56,12 @@ class Servers:
 
     @cached_property
     def postgres(self) -> Postgres:
-        """One server as it comes: every commit is on the disk when it is answered."""
-        return self._started.enter_context(Postgres(self._folder / "postgres"))
+        """One server as it comes, which would have every commit on the disk when it is answered.
+
+        Its files are in memory where there is room: a test that shares it cannot tell, and each of them waits for hundreds of
+        syncs otherwise. Whoever kills a server or fills its disk starts one of its own, whose files are on the disk.
+        """
+        return self._started.enter_context(Postgres(self._folder / "postgres", home=in_memory()))
 
     @cached_property
     def pgbouncer(self) -> PgBouncer:

@@ -1,9 +1,8 @@
 """PgBouncer in transaction mode before one PostgreSQL: each transaction may have another session."""
 
-import os
 from pathlib import Path
 
-from tests.servers.postgres import NOBODY, Postgres
+from tests.servers.postgres import Postgres, as_nobody, own
 from tests.servers.processes import Process, free_ports, need, until
 
 
@@ -20,16 +19,9 @@ class PgBouncer(Process):
             f"default_pool_size = {sessions}\nmax_client_conn = 200\n"
             + "".join(f"{name} = {value}\n" for name, value in settings.items())
         )
-        for path in (users, conf):
-            if os.geteuid() == 0:
-                os.chown(path, NOBODY, NOBODY)
+        own(users, conf)
         folder.mkdir(parents=True, exist_ok=True)
-        user = (
-            ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--pdeathsig=KILL"]
-            if os.geteuid() == 0
-            else []
-        )
-        super().__init__([*user, "pgbouncer", str(conf)], home, folder / "bouncer.log")
+        super().__init__([*as_nobody(), "pgbouncer", str(conf)], home, folder / "bouncer.log")
 
     @property
     def url(self) -> str:
