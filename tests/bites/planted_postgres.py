@@ -155,7 +155,7 @@ BITES = [
     ),
     Bite(
         "postgres: what a long transaction makes dear is done in each tick",
-        f"{FOLDER}/ticker.py",
+        f"{FOLDER}/due.py",
         "look = begun >= self._look_at",
         "look = True",
         "tests/conformance/test_postgres_floors.py -k lapses_are_looked_for",

@@ -12,7 +12,7 @@ import pytest
 from lab import LEASE_S, Clock, new, until
 
 from gotask.backends import postgres
-from gotask.backends.postgres import ticker
+from gotask.backends.postgres import due
 from gotask.clock import now
 from gotask.errors import BackendDown
 from gotask.model import Filter, Job, Settlement
@@ -136,7 +136,7 @@ def test_finished_jobs_lie_by_the_day_on_which_they_are_forgotten_and_go_with_it
         # When it is tended, then there are tables for all that may end today, and what lay elsewhere moved
         store.tick()
         first = days(server, url)
-        assert len(first) == len({day for keep in (0, *ticker.KEEP_DAYS) for day in (keep, keep + 1)})
+        assert len(first) == len({day for keep in (0, *due.KEEP_DAYS) for day in (keep, keep + 1)})
         assert server.command(f'SELECT count(*) FROM "{schema(url)}".history_rest') == [(0,)]
         job = running(store, "bad")
         assert store.settle_many([Settlement(job.id, job.lease, Event.BURY)]) == [True]
@@ -169,7 +169,7 @@ def test_days_are_made_while_a_transaction_is_in_the_way_of_dropping_some(server
         assert days(server, url) > before
         # And when the transaction has ended, what is over goes
         link.commit()
-        store._ticker._tend_at = 0.0
+        store._due._tend_at = 0.0
         store.tick()
         assert before - days(server, url)
 
@@ -177,9 +177,9 @@ def test_days_are_made_while_a_transaction_is_in_the_way_of_dropping_some(server
 def test_tallies_are_added_up_and_the_sums_stay(server: Postgres, url: str) -> None:
     clock = Clock()
     with closing(postgres.open(url, clock)) as moved:
-        for n in range(ticker.FOLD_AT // 2 + 1):
+        for n in range(due.FOLD_AT // 2 + 1):
             moved.enqueue_many([new(id=f"j{n}")])
-        for _ in range(ticker.FOLD_AT // 4):
+        for _ in range(due.FOLD_AT // 4):
             end(moved, *moved.lease({"default": 1}, "n", LEASE_S))
         before = moved.counts()
         moved.tick()

@@ -11,7 +11,7 @@ import pytest
 from lab import LEASE_S, Clock, new
 
 from gotask.backends import postgres
-from gotask.backends.postgres import ticker
+from gotask.backends.postgres import due
 from gotask.model import Job, Settlement
 from gotask.states import Event
 from tests.servers.fixtures import Servers, StartPostgres
@@ -193,7 +193,7 @@ def test_lapses_are_looked_for_the_more_seldom_the_longer_a_look_takes(
         hands[0] += 0.1
         return hands[0]
 
-    monkeypatch.setattr(ticker, "monotonic", reading)
+    monkeypatch.setattr(due, "monotonic", reading)
     store.tick()
     # When one lapses, and another job comes due
     store.enqueue_many([new(id="lapses")])

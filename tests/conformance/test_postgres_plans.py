@@ -106,7 +106,7 @@ def revived(store: postgres.Postgres) -> Callable[[], Any]:
 
 
 def ticked(store: postgres.Postgres) -> Callable[[], Any]:
-    store._ticker._look_at = 0.0  # it looks for lapses, too
+    store._due._look_at = 0.0  # it looks for lapses, too
     return lambda: store.tick(BATCH)
 
 

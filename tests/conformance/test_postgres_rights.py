@@ -11,7 +11,7 @@ from least import url_of
 
 from gotask import backends
 from gotask.backends import postgres
-from gotask.backends.postgres import migrations, ticker, upkeep
+from gotask.backends.postgres import due, migrations, upkeep
 from gotask.backends.postgres.rows import texts
 from gotask.errors import BackendDown, NotConfigured
 from gotask.model import Beat, Filter, Queue, Settlement
@@ -100,7 +100,7 @@ def test_a_whole_life_over_many_days_needs_no_more(url: str) -> None:
         assert store.promise
     named = [name for (name,) in ask(url, "SELECT relname FROM pg_class WHERE relname ~ '^history_2' AND relkind = 'r' "
                                           f"AND relnamespace = '\"{schema(url)}\"'::regnamespace ORDER BY 1")]  # fmt: skip
-    assert len(named) >= len(ticker.KEEP_DAYS)
+    assert len(named) >= len(due.KEEP_DAYS)
     owners = ask(url, f"SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = '{schema(url)}'")
     assert owners == [("owner",)]
 

@@ -6,7 +6,7 @@ server.py      transactions                          rows.py       Structs, rows
 sentences.py   errors                                intake.py     enqueue
 ringer.py      telling others                        moving.py     what Python decides: settle, what is due, cancel, revive
 ear.py         the doorbell                          batch.py      around what others hold
-joined.py      the caller's own transaction          ticker.py     when it looks for what is due
+joined.py      the caller's own transaction          due.py        when it looks for what is due
 commits.py     what became of that                   lists.py      pages
 pins.py        long transactions                     upkeep.py     gotask migrate
 facts.py       gotask doctor
@@ -26,12 +26,12 @@ from gotask.backends.cursors import cursor
 from gotask.backends.fields import can_match, check_by_hand, check_texts
 from gotask.backends.postgres import batch, commits, lists, moving, pins, rows
 from gotask.backends.postgres.address import parse
+from gotask.backends.postgres.due import Due
 from gotask.backends.postgres.ear import Ear, PostgresWatch
 from gotask.backends.postgres.intake import Intake
 from gotask.backends.postgres.joined import Joined
 from gotask.backends.postgres.ringer import Ringer
 from gotask.backends.postgres.server import Server
-from gotask.backends.postgres.ticker import Ticker
 from gotask.clock import from_epoch, monotonic
 from gotask.errors import BackendDown
 from gotask.model import Beat, Became, Enqueued, Filter, Held, Job, NewJob, Page, Queue, Record, Settlement, Tick, Worker
@@ -54,7 +54,7 @@ class Postgres:
     def __init__(self, server: Server, clock: Callable[[], float] | None = None) -> None:
         self._server = server
         self._clock = clock
-        self._ticker = Ticker(server, self._at)
+        self._due = Due(server, self._at)
         self._leased: set[str] = set()  #: queues, since they were surveyed last
         self._surveyed_at = monotonic()
         #: by the latest settle_many that failed for others of its batch, and will be made again: these were not lost
@@ -151,7 +151,7 @@ class Postgres:
         return [held.get((beat.id, beat.lease), Held.LOST) for beat in beats]
 
     def tick(self, limit: int = 1000) -> Tick:
-        done, heard = self._ticker.tick(limit)
+        done, heard = self._due.tick(limit)
         self._tell(heard)
         return done
 

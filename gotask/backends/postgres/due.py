@@ -24,7 +24,7 @@ KEEP_DAYS: Final = sorted({round(seconds / DAY_S) for seconds in (*KEEP_S.values
 LOOKS_REST: Final = 50
 
 
-class Ticker:
+class Due:
     """`at` gives the time if it is not the server's: then it may leap, and no look is left out."""
 
     def __init__(self, server: Server, at: Callable[[], datetime | None]) -> None:
