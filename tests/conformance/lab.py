@@ -10,6 +10,7 @@ from pathlib import Path
 from time import monotonic
 from typing import NamedTuple
 
+import emptied
 import pytest
 from msgspec import Raw
 
@@ -90,7 +91,8 @@ class Lab:
     def __init__(self, target: Target, folder: Path) -> None:
         self.target = target
         self.clock = Clock()
-        self._name = f"t-{uuid.uuid4().hex}"
+        self._in_schema = emptied.PLACE in target.url
+        self._name = (self._in_schema and emptied.spare(target.name)) or f"t-{uuid.uuid4().hex}"
         self.url = target.url.format(name=self._name, folder=folder)
         self._open: list[Backend] = []
         self.store = self.another()
@@ -160,6 +162,8 @@ class Lab:
     def close(self) -> None:
         for store in self._open:
             store.close()
+        if self._in_schema:
+            emptied.keep(self.target.name, self.url, self._name)
         folder = Path("/dev/shm") / f"gotask-{os.geteuid()}"
         if self.target.name == "memory" and folder.is_dir():
             for path in folder.glob(f"{self._name}.*"):

@@ -7,14 +7,16 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Final
 
+import psycopg
 import pytest
-from lab import LEASE_S, new, refusal, works
+from emptied import empty
+from lab import LEASE_S, Clock, new, refusal, works
 
 from gotask.backends import postgres
 from gotask.backends.postgres import migrations, upkeep
 from gotask.cli import gotask
 from gotask.errors import NotConfigured
-from gotask.model import Filter, Settlement
+from gotask.model import Filter, Queue, Settlement
 from gotask.states import Event, State
 from tests.servers.fixtures import Servers
 from tests.servers.postgres import Postgres, program
@@ -99,6 +101,25 @@ def test_a_schema_of_any_name(server: Postgres, schema: str) -> None:
     server.command(f'DROP SCHEMA "{schema}" CASCADE')
     psql(server, upkeep.script(url(server, schema), post=True))
     works(url(server, schema))
+
+
+def test_a_store_that_a_test_has_left_is_emptied_to_what_a_new_one_is(server: Postgres) -> None:
+    # Given a store that was used over many days, and one that nobody has used
+    clock = Clock()
+    upkeep.up(url(server, "m-new"), post=True)
+    with closing(postgres.open(url(server, "m-used"), clock)) as store:
+        for _ in range(2):
+            clock.now += 20_000_000
+            store.put(Queue(name="default", rate_limit=100.0))
+            store.enqueue_many([new(id="a", unique_key="k"), new(id="b"), new(id="c", delay=5.0)])
+            for job in store.lease({"default": 1}, "n", LEASE_S):
+                store.settle_many([Settlement(job.id, job.lease, Event.ACK)])
+            store.tick()
+    assert dump(server, "m-used") != dump(server, "m-new")
+    # When it is emptied, then both are the same, whatever they are made of
+    with psycopg.connect(server.url) as link:
+        empty(link, "m-used")
+    assert dump(server, "m-used") == dump(server, "m-new")
 
 
 def test_a_printed_script_makes_what_up_makes(server: Postgres) -> None:

@@ -219,7 +219,7 @@ def test_what_is_no_connection_fails_the_run(storage: str, backend: Backend, tmp
 @pytest.mark.parametrize("victim", ["worker", "dispatcher", "node"])
 def test_each_effect_once_in_a_storm_of_kills(victim: str, storage: str, backend: Backend, tmp_path: Path) -> None:
     # Given many short jobs, two nodes, and somebody who kills
-    count = int((1200 if victim == "node" else 600) * SCALE)  # enough to outlast the kills
+    count = int((2400 if victim == "node" else 1200) * SCALE)  # enough to outlast the kills
     seed = random.randrange(1 << 30)
     chance = random.Random(seed)
     mishaps = ["", "", "", "rollback", "raise before", "raise after", "again"]
@@ -247,7 +247,7 @@ def test_each_effect_once_in_a_storm_of_kills(victim: str, storage: str, backend
                     running.restart()
                     time.sleep(1.5)
                     kills += 1
-            elif kills < 60 * SCALE and (alive := running.of(victim)):
+            elif kills < 120 * SCALE and (alive := running.of(victim)):
                 kills += kill(chance.choice(alive).pid)
         # Then each job is done, and left exactly one row; but one that was hit three times in a row is poison, and left none
         found, jobs = effects(storage), fetch(backend, ids)

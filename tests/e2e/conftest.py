@@ -54,6 +54,11 @@ def command(name: str) -> list[str]:
     return [str(script)] if script.exists() else [sys.executable, "-m", f"gotask.cli.{module}"]
 
 
+def hears_ctrl_c() -> None:
+    """What a shell starts in the background ignores Ctrl-C, and so would all that such tests start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Program:
     """A running program whose output lands in a file."""
 
@@ -131,7 +136,13 @@ class Ground:
         log = self.folder / f"program-{len(self.programs)}.log"
         with log.open("wb") as sink:
             process = subprocess.Popen(
-                [*command(name), *argv], cwd=self.folder, env=self.env, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink
+                [*command(name), *argv],
+                cwd=self.folder,
+                env=self.env,
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=sink,
+                preexec_fn=hears_ctrl_c,
             )
         program = Program(process, log)
         self.programs.append(program)
