@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
-from math import inf
 from typing import Final
 
 from gotask.backends.postgres import moving, rows
@@ -31,7 +30,6 @@ class Due:
         self._server, self._at = server, at
         self._tend_at = 0.0
         self._look_at = 0.0
-        self._lapse_at = inf  #: the first one, as it was last seen
 
     def tick(self, limit: int) -> tuple[Tick, Heard]:
         begun = monotonic()
@@ -56,10 +54,8 @@ class Due:
         if tallies >= FOLD_AT:
             self._server.call("fold", at)
         now = monotonic()
-        if look:
-            self._lapse_at = inf if lapse is None else now + lapse
-        first = min(inf if rest is None else rest, max(self._lapse_at, self._look_at) - now)
-        return None if first == inf else max(0.0, first), untended
+        soon = [one for one in (lapse, rest, None if look else self._look_at - now) if one is not None]
+        return max(0.0, min(soon)) if soon else None, untended
 
     def _tend(self) -> None:
         self._tend_at = monotonic() + TEND_AGAIN_S
