@@ -86,12 +86,15 @@ def check_texts(items: Sequence[Any], *names: str) -> None:
                 check_text(name, text)
 
 
+def is_name(text: str) -> bool:
+    """Whether a store can be asked for a job, a queue or a type of this name: those that there are pass, and a bit more."""
+    return text.isascii() and "\0" not in text
+
+
 def can_match(filter: Filter) -> bool:
     """Whether there can be a job with the texts that a filter asks for."""
     names, texts = (filter.queue, filter.type), (filter.worker_id, filter.unique_key)
-    return all(name is None or (name.isascii() and "\0" not in name) for name in names) and all(
-        text is None or is_text(text) for text in texts
-    )
+    return all(name is None or is_name(name) for name in names) and all(text is None or is_text(text) for text in texts)
 
 
 def cut(text: str | None) -> str | None:

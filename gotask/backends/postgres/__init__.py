@@ -23,7 +23,7 @@ import msgspec
 
 from gotask.backends import Backend
 from gotask.backends.cursors import cursor
-from gotask.backends.fields import can_match, check_by_hand, check_texts
+from gotask.backends.fields import can_match, check_by_hand, check_texts, is_name
 from gotask.backends.postgres import batch, commits, lists, moving, pins, rows
 from gotask.backends.postgres.address import parse
 from gotask.backends.postgres.due import Due
@@ -239,7 +239,7 @@ class Postgres:
 
 def _possible(ids: Sequence[str]) -> list[str]:
     """Ids as they can be asked for: those that could name no job at all become one that does not."""
-    return [id if id.isascii() and "\0" not in id else "" for id in ids]
+    return [id if is_name(id) else "" for id in ids]
 
 
 def _records(kind: type[R], found: Sequence[tuple[Any, ...]]) -> list[R]:

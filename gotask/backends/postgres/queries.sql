@@ -1,6 +1,7 @@
 -- What the storage asks: one statement each, by name, beside the functions of migrations/. `gotask` stands for the schema's
--- name, and `%s` for a value; `{columns}` is every column of a job. A statement that says {lazy} is not waited for on the disk: a
--- crash of the server may undo it, because doing it again is all that follows.
+-- name, and `%s` for a value; `{columns}` is every column of a job, and `{standing}` what is read of one that is to be moved, whose
+-- value is the time. A statement that says {lazy} is not waited for on the disk: a crash of the server may undo it, because doing
+-- it again is all that follows.
 
 -- enqueue --
 SELECT id, status, due_at, created_at FROM gotask.enqueue_1(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
@@ -18,19 +19,16 @@ SELECT id, lease, cancel FROM {lazy}, gotask.extend_1(%s, %s, %s, %s, %s, %s)
 SELECT id, lease, queue, limited FROM gotask.ack_1(%s, %s, %s, %s, %s)
 
 -- lock live jobs --
-SELECT {moving}, (SELECT extract(epoch FROM forgotten_until)::float8 FROM gotask.tended) AS forgotten,
-    nextval('gotask.places') AS fresh, extract(epoch FROM coalesce(%s, clock_timestamp()))::float8 AS instant
+SELECT {standing}
 FROM (SELECT * FROM gotask.jobs WHERE id = ANY (%s) ORDER BY id FOR UPDATE) j
 
 -- lock finished jobs --
-SELECT {moving}, (SELECT extract(epoch FROM forgotten_until)::float8 FROM gotask.tended) AS forgotten,
-    nextval('gotask.places') AS fresh, extract(epoch FROM coalesce(%s, clock_timestamp()))::float8 AS instant
+SELECT {standing}
 FROM (SELECT * FROM gotask.history WHERE id = ANY (%s)
     AND due_at > (SELECT forgotten_until FROM gotask.tended) ORDER BY id FOR UPDATE) j
 
 -- lock due jobs --
-SELECT {moving}, (SELECT extract(epoch FROM forgotten_until)::float8 FROM gotask.tended) AS forgotten,
-    nextval('gotask.places') AS fresh, extract(epoch FROM coalesce(%s, clock_timestamp()))::float8 AS instant
+SELECT {standing}
 FROM gotask.due_1(%s, %s, %s)
 
 -- write --

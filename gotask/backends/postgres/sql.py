@@ -9,6 +9,13 @@ from gotask.backends.postgres.rows import COLUMNS, MOVING
 
 FOLDER: Final = files("gotask.backends.postgres")
 _SCHEMA: Final = "gotask."  #: the schema's name in queries.sql
+#: what several statements of it say; moving.Standing reads the last
+_WORDS: Final = {
+    "{lazy}": "set_config('synchronous_commit', 'off', true) AS lazy",
+    "{columns}": ", ".join(COLUMNS),
+    "{standing}": f"{', '.join(MOVING)}, (SELECT extract(epoch FROM forgotten_until)::float8 FROM gotask.tended) AS forgotten, "
+    "nextval('gotask.places') AS fresh, extract(epoch FROM coalesce(%s, clock_timestamp()))::float8 AS instant",
+}
 
 
 def quoted(name: str) -> str:
@@ -27,8 +34,6 @@ def statements(schema: str) -> Mapping[str, str]:
             found[name] = ""
         elif name:
             found[name] += f"{line}\n"
-    lazy = "set_config('synchronous_commit', 'off', true) AS lazy"
-    words = {"{lazy}": lazy, "{columns}": ", ".join(COLUMNS), "{moving}": ", ".join(MOVING), _SCHEMA: f"{quoted(schema)}."}
-    for word, meaning in words.items():
+    for word, meaning in (_WORDS | {_SCHEMA: f"{quoted(schema)}."}).items():
         found = {name: body.replace(word, meaning).strip() for name, body in found.items()}
     return found

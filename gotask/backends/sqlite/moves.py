@@ -5,6 +5,7 @@ from typing import Any
 
 import apsw
 
+from gotask.backends.fields import is_name
 from gotask.backends.sqlite import sql
 from gotask.backends.sqlite.link import Txn
 from gotask.backends.sqlite.schema import reader, writer
@@ -38,7 +39,7 @@ def standing(db: apsw.Connection, ids: Iterable[str]) -> dict[str, Standing]:
 
 def known(ids: Iterable[str]) -> tuple[str, ...]:
     """Those of the ids that could name a job at all."""
-    return tuple(id for id in ids if id.isascii() and "\0" not in id)
+    return tuple(id for id in ids if is_name(id))
 
 
 def write(txn: Txn, moved: list[Standing]) -> None:
