@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from math import inf
-from typing import Any, Final
+from typing import Any, Final, TypeVar, cast
 
 import psycopg
 from psycopg import waiting
@@ -21,6 +21,8 @@ from gotask.backends.postgres.address import Address
 from gotask.backends.postgres.rows import adapters
 from gotask.clock import monotonic
 from gotask.errors import BackendDown
+
+T = TypeVar("T")
 
 ADAPTERS: Final = adapters()
 #: a server whose clock is late in noticing is given so much before we stop listening to it
@@ -40,21 +42,25 @@ class Link(psycopg.Connection[tuple[Any, ...]]):
     checked: bool = False  #: whether it was seen that what it answers holds
     pooled: bool = True  #: whether each transaction may have another session, so that it must bring its limits along
 
-    def wait(self, gen: PQGen[Any], *_: Any, **__: Any) -> Any:
+    def wait(self, gen: PQGen[T], *_: Any, **__: Any) -> T:
         if self.deadline == inf:
             return super().wait(gen)
-        descriptor, poll = self.pgconn.socket, select.poll()
+        rest = max(0.0, self.deadline - monotonic())
+        return waiting.wait(self._in_time(gen), self.pgconn.socket, interval=rest)
+
+    def _in_time(self, gen: PQGen[T]) -> PQGen[T]:
+        """What `gen` does, until it is late; psycopg says "nothing is ready" once the interval has passed."""
         try:
             state = next(gen)
             while True:
-                poll.register(descriptor, _events(state))
-                found = poll.poll(max(0.0, self.deadline - monotonic()) * 1000)
-                if not found:
+                ready = yield state
+                if ready:
+                    state = gen.send(ready)
+                elif monotonic() >= self.deadline:
                     self.pgconn.finish()  # its state is unknown, and whoever cleans up must not wait again
                     raise Late("no answer in time")
-                state = gen.send(_ready(found[0][1]))
         except StopIteration as done:
-            return done.value
+            return cast(T, done.value)
 
     @property
     def is_quiet(self) -> bool:
@@ -62,19 +68,6 @@ class Link(psycopg.Connection[tuple[Any, ...]]):
         poll = select.poll()
         poll.register(self.pgconn.socket, select.POLLIN)
         return not poll.poll(0)
-
-
-def _events(state: Any) -> int:
-    return (select.POLLIN if state & waiting.Ready.R else 0) | (select.POLLOUT if state & waiting.Ready.W else 0)
-
-
-def _ready(events: int) -> Any:
-    ready = 0
-    if events & ~select.POLLOUT:  # also what went wrong is found by reading
-        ready |= waiting.Ready.R
-    if events & select.POLLOUT:
-        ready |= waiting.Ready.W
-    return waiting.Ready(ready)
 
 
 def connect(address: Address, settings: str = "") -> Link:

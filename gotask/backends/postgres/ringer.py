@@ -39,11 +39,12 @@ class Ringer:
         if self._server.address.notify is None:
             return
         with self._changed:
+            known = len(self._topics), len(self._ended)
             self._topics.update(topics)
             if len(self._ended) < ENDED_MOST:
                 self._ended.extend(ended)
-            if not (self._topics or self._ended) or self._stopping:
-                return
+            if (len(self._topics), len(self._ended)) == known or self._stopping:
+                return  # the thread is told already; waking it each time would slow every enqueue
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="gotask-ringer", daemon=True)
                 self._thread.start()

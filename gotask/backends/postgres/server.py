@@ -63,7 +63,7 @@ class Txn:
                 if last:
                     link.execute("COMMIT")
         self._begun, self.done = True, last
-        return [cursor.fetchall() if cursor.description is not None else [] for cursor in cursors]
+        return [cursor.fetchall() if _has_rows(cursor) else [] for cursor in cursors]
 
     def limit(self, statement_s: float, lock_s: float) -> None:
         """Let each statement from now on take so long at most, and each lock that it waits for."""
@@ -71,6 +71,11 @@ class Txn:
 
     def _execute(self, calls: tuple[tuple[Any, ...], ...]) -> list[Any]:
         return [self._link.execute(self._statements.get(name, name), values, binary=True) for name, *values in calls]
+
+
+def _has_rows(cursor: Any) -> bool:
+    """Its `description` says that too, and is made anew for each statement."""
+    return bool(cursor.pgresult.nfields)
 
 
 class Server:
