@@ -27,6 +27,8 @@ T = TypeVar("T")
 ADAPTERS: Final = adapters()
 #: a server whose clock is late in noticing is given so much before we stop listening to it
 GRACE_S: Final = 0.5
+#: seconds between two looks at the clock; psycopg lets signals wait for so long too
+LOOK_S: Final = 0.1
 #: whether the settings at its start reached the session, which some poolers leave out without a word
 _HEEDED: Final = "SELECT current_setting('gotask.limits', true)"
 
@@ -45,11 +47,10 @@ class Link(psycopg.Connection[tuple[Any, ...]]):
     def wait(self, gen: PQGen[T], *_: Any, **__: Any) -> T:
         if self.deadline == inf:
             return super().wait(gen)
-        rest = max(0.0, self.deadline - monotonic())
-        return waiting.wait(self._in_time(gen), self.pgconn.socket, interval=rest)
+        return waiting.wait(self._in_time(gen), self.pgconn.socket, interval=min(LOOK_S, max(0.0, self.deadline - monotonic())))
 
     def _in_time(self, gen: PQGen[T]) -> PQGen[T]:
-        """What `gen` does, until it is late; psycopg says "nothing is ready" once the interval has passed."""
+        """What `gen` does, until it is late; after each interval psycopg says that nothing is ready."""
         try:
             state = next(gen)
             while True:
