@@ -56,7 +56,7 @@ BITES = [
         f"{FOLDER}/server.py",
         "if tried + 1 == TRIES:",
         "if True:",
-        "tests/chaos/test_postgres_storm.py -k everything",
+        "tests/chaos/test_postgres_storm.py -k circle",
     ),
     Bite(
         "postgres: a mixed batch is locked in two orders",

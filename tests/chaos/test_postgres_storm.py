@@ -5,11 +5,13 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
+import psycopg
 import pytest
 
 from gotask.backends import postgres
@@ -17,6 +19,7 @@ from gotask.model import Beat, Filter, Job, NewJob, Queue, Settlement, Worker
 from gotask.states import FINISHED, Event
 from tests.chaos.scale import so_long
 from tests.chaos.witness import agreed, shown
+from tests.crash.harness import until
 from tests.servers.fixtures import Servers
 from tests.servers.postgres import Postgres
 
@@ -29,6 +32,7 @@ LEASE_S = 0.2  #: so short that some lapse
 KEEP_S = 0.5  #: so short that what has ended is forgotten, and its id free again
 STORES = 3
 KEYS = 200  #: unique keys, of a few of the jobs
+NOTICED_S = 10.0  #: seconds; a server looks for circles after one
 #: how often each is done at once
 CREW = {"enqueue": 3, "work": 3, "beat": 1, "tick": 2, "cancel": 1, "drop": 1, "revive": 1, "look": 1, "govern": 1}
 DEADLOCK = "deadlock detected"
@@ -150,6 +154,23 @@ def test_everything_at_once(server: Postgres) -> None:
     before = len(server.log)
     storm(server, CREW, KEYS)
     print(f"{server.log[before:].count(DEADLOCK)} deadlocks")
+
+
+def test_a_circle_is_tried_again(server: Postgres) -> None:
+    # Given somebody who holds the second of two jobs, and will be the last to look whether all wait in a circle
+    with closing(postgres.open(f"{server.url}?schema=storm&timeout=20")) as store, psycopg.connect(server.url) as psql:
+        store.enqueue_many([NewJob(type="t", id=id) for id in ("a", "b")])
+        psql.execute("SET LOCAL deadlock_timeout = '1h'")
+        psql.execute("SELECT FROM storm.jobs WHERE id = 'b' FOR UPDATE")
+        # When both are cancelled, and he asks for the first one while that waits for him
+        with ThreadPoolExecutor(1) as pool:
+            answers = pool.submit(store.move_many, ["a", "b"], Event.CANCEL)
+            held_up = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+            until("it waits", lambda: server.command(held_up) == [(1,)], NOTICED_S)
+            psql.execute("SELECT FROM storm.jobs WHERE id = 'a' FOR UPDATE")
+            psql.rollback()
+            # Then the store gives way, and does all of it once he has let go
+            assert answers.result(NOTICED_S) == [True, True]
 
 
 def storm(server: Postgres, crew: dict[str, int], keys: int = 0) -> None:
