@@ -92,8 +92,8 @@ _ID = rows.MOVING.index("id")
 _KEEP = KEEP_S[RULES[_PLAIN].to]
 
 
-def settle(server: Server, settlements: Sequence[Settlement], at: datetime | None) -> tuple[list[bool], Heard, set[str]]:
-    """End leases; the answer says of each whether it was still held. Last come the jobs that others hold."""
+def settle(server: Server, settlements: Sequence[Settlement], at: datetime | None) -> tuple[Sequence[bool | None], Heard]:
+    """End leases; the answer says of each whether it was still held, or None if another transaction holds its job."""
     return batch.do(server, settlements, attrgetter("id"), lambda txn, some: _settle(txn, some, at))
 
 
@@ -201,8 +201,8 @@ def dead_letters(txn: Txn, queues: Iterable[str]) -> dict[str, str | None]:
 # by hand
 
 
-def cancel(server: Server, ids: Sequence[str], reason: str | None, at: datetime | None) -> tuple[list[bool], Heard, set[str]]:
-    """Stop jobs that wait, and mark those that run. Last come the jobs that others hold."""
+def cancel(server: Server, ids: Sequence[str], reason: str | None, at: datetime | None) -> tuple[Sequence[bool | None], Heard]:
+    """Stop jobs that wait, and mark those that run. None for jobs that others hold."""
     return batch.do(server, ids, str, lambda txn, some: _cancel(txn, some, reason, at))
 
 
