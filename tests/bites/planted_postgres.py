@@ -171,9 +171,16 @@ BITES = [
         "tests/chaos/test_postgres_held.py -k outlives",
     ),
     Bite(
+        "postgres: a finished job that somebody holds keeps others from being revived",
+        f"{FOLDER}/moving.py",
+        '_revive(txn, some, reason, at), "finished")',
+        "_revive(txn, some, reason, at))",
+        "tests/conformance/test_postgres_held.py -k revival",
+    ),
+    Bite(
         "postgres: an ending that is held up counts as lost",
         f"{FOLDER}/batch.py",
-        "None if name(one) in live else False",
+        "None if name(one) in there else False",
         "False",
         "tests/conformance/test_postgres_held.py -k endings",
     ),

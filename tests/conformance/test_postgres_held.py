@@ -107,6 +107,38 @@ def test_one_that_is_held_does_not_hold_up_the_cancelling_of_others(
     assert store.move_many(["b"], Event.CANCEL) == [True]
 
 
+def test_one_that_is_held_does_not_hold_up_the_revival_of_others(
+    store: postgres.Postgres, link: psycopg.Connection, jobs: list[Job]
+) -> None:
+    # Given jobs that failed and one that runs, of which somebody holds one that failed
+    assert store.settle_many([Settlement(job.id, job.lease, Event.BURY) for job in jobs[:3]]) == [True] * 3
+    link.execute("SELECT FROM held.history WHERE id = 'b' FOR UPDATE")
+    # When they are revived, then all others are
+    with late(), pytest.raises(BackendDown, match=SAYS):
+        store.move_many(["unknown", *"abcd"], Event.REVIVE)
+    assert states(store) == "PFPR"
+    link.rollback()
+    assert store.move_many(list("abc"), Event.REVIVE) == [False, True, False]
+
+
+@pytest.mark.parametrize(("table", "event"), [("jobs", Event.RELEASE), ("history", Event.BURY)])
+def test_one_that_is_held_does_not_hold_up_the_deletion_of_others(
+    store: postgres.Postgres, link: psycopg.Connection, jobs: list[Job], table: str, event: Event
+) -> None:
+    # Given a job that waits or failed and that somebody holds, one that waits, one that failed, and one that runs
+    ends = (Event.RELEASE, event, Event.BURY)
+    assert store.settle_many([Settlement(job.id, job.lease, end) for job, end in zip(jobs, ends, strict=False)]) == [True] * 3
+    link.execute(f"SELECT FROM held.{table} WHERE id = 'b' FOR UPDATE")
+    # When they are deleted, then all others are but the one that runs
+    with late(), pytest.raises(BackendDown, match=SAYS):
+        store.drop_many(["unknown", *"abcd"])
+    assert states(store) == f"-{'P' if table == 'jobs' else 'F'}-R"
+    link.rollback()
+    assert store.drop_many(list("abcdb")) == [False, True, False, False, False]
+    # And the numbers agree
+    assert {state: n for (_, state), n in store.counts().items()} == {State.RUNNING: 1}
+
+
 def test_what_is_held_for_a_moment_is_waited_for(store: postgres.Postgres, link: psycopg.Connection, jobs: list[Job]) -> None:
     # Given a transaction that completes a job, and commits while its node settles it after all
     HOLDERS["completed"](store, link, jobs[1])

@@ -164,7 +164,7 @@ class Postgres:
     def drop_many(self, ids: Sequence[str]) -> list[bool]:
         answers, heard = moving.drop(self._server, _possible(ids))
         self._tell(heard)
-        return answers
+        return batch.settled(self._server.address, ids, answers)
 
     def get_many(self, ids: Sequence[str]) -> list[Job | None]:
         if not ids:

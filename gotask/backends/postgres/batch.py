@@ -21,15 +21,22 @@ _LATE: Final = ("55P03", "57014")
 
 
 def do(
-    server: Server, batch: Sequence[B], name: Callable[[B], str], work: Callable[[Txn, Sequence[B]], tuple[list[bool], H]]
+    server: Server,
+    batch: Sequence[B],
+    name: Callable[[B], str],
+    work: Callable[[Txn, Sequence[B]], tuple[list[bool], H]],
+    kind: str = "live",
 ) -> tuple[Sequence[bool | None], H]:
-    """What `work` answers for a batch, `name` giving the job of each; None for a job left as it was, since others hold it."""
+    """What `work` answers for a batch, `name` giving the job of each; None for a job left as it was, since others hold it.
+
+    `kind` is what it is about, live jobs or finished ones.
+    """
     try:
         return server.transact(lambda txn: work(txn, batch))
     except BackendDown as error:
         if getattr(error.__cause__, "sqlstate", None) not in _LATE:
             raise
-    return server.transact(lambda txn: _around(txn, server.address.timeout, batch, name, work))
+    return server.transact(lambda txn: _around(txn, server.address.timeout, batch, name, work, kind))
 
 
 def _around(
@@ -38,15 +45,16 @@ def _around(
     batch: Sequence[B],
     name: Callable[[B], str],
     work: Callable[[Txn, Sequence[B]], tuple[list[bool], H]],
+    kind: str,
 ) -> tuple[Sequence[bool | None], H]:
-    """Do what can be done of a batch without waiting for others. What is in `jobs` after all free ones were locked, is held."""
+    """Do what can be done of a batch without waiting for others. What is there after all free ones were locked, is held."""
     ids = rows.texts(sorted({name(one) for one in batch}))
     txn.limit(LOOK_S, LOOK_S)
-    free, live = ({id for id, *_ in found} for found in txn.ask(("lock free jobs", ids), ("live jobs", ids)))
+    free, there = ({id for id, *_ in found} for found in txn.ask((f"lock free {kind} jobs", ids), (f"{kind} jobs", ids)))
     txn.limit(timeout, LOOK_S)
     places = [n for n, one in enumerate(batch) if name(one) in free]
     answered, heard = work(txn, [batch[n] for n in places])
-    answers: list[bool | None] = [None if name(one) in live else False for one in batch]
+    answers: list[bool | None] = [None if name(one) in there else False for one in batch]
     for n, answer in zip(places, answered, strict=True):
         answers[n] = answer
     return answers, heard
