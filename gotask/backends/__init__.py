@@ -55,8 +55,12 @@ class Backend(Protocol):
         """
         ...
 
-    def settle_many(self, settlements: Sequence[Settlement]) -> list[bool]:
-        """End leases. False: fenced off (another lease, another state, or gone), and nothing was changed."""
+    def settle_many(self, settlements: Sequence[Settlement]) -> Sequence[bool | None]:
+        """End leases. False: fenced off (another lease, another state, or gone), and nothing was changed.
+
+        None: not yet, since another transaction holds the job; nothing was changed, so ask again. Only a store in which others
+        can lock a job answers this, and only after it has waited for as long as a call may take.
+        """
         ...
 
     def extend_many(self, beats: Sequence[Beat], lease_s: float) -> list[Held]:

@@ -8,7 +8,7 @@ segment and goes on.
 import logging
 import random
 import time
-from collections.abc import Callable, Collection, Sequence
+from math import inf
 from typing import Final
 
 import msgspec
@@ -17,22 +17,22 @@ from gotask import policy
 from gotask._core.ring import Segment
 from gotask.clock import monotonic
 from gotask.errors import BackendDown
-from gotask.model import GRACE_S, Beat, Held, Settlement
+from gotask.model import GRACE_S
 from gotask.node import frame
 from gotask.node.agenda import Agenda
 from gotask.node.bell import Bell
 from gotask.node.catalog import Catalog
 from gotask.node.completions import Completions
+from gotask.node.endings import Endings
+from gotask.node.heldup import HeldUp
 from gotask.node.leaser import Leaser
 from gotask.node.ledger import Ledger
 from gotask.node.line import Line
+from gotask.node.pulse import BEATS_PER_LEASE, Pulse
 from gotask.node.registry import Registry
 from gotask.node.settler import LEAST, Settler
 from gotask.policy import Outcome
-from gotask.states import Event
 
-BEATS_PER_LEASE: Final = 3  #: signs of life within one lease: two may be lost before a job is taken away
-PROGRESS_S: Final = 0.3  #: seconds between two writes of what running tasks say of their progress
 SWEEP_S: Final = 0.25  #: seconds between two looks for frames that wait too long
 SLEEP_S: Final = 1.0  #: seconds between two turns; none costs the store anything when nothing is due
 TICK_S: Final = 15.0  #: seconds between two ticks when nothing rings and nothing is known to be due
@@ -42,11 +42,15 @@ FORGET_S: Final = 3600.0  #: seconds, about, between two readings of all nodes' 
 RECOVER_S: Final = 2.0  #: seconds between two looks for jobs that were leased unheard
 COMPLAIN_S: Final = 10.0  #: seconds between two lines about an outage
 DRAIN_MOST: Final = 2 * policy.LEASE_MOST  #: reports settled in one batch
+HELD_UP_MOST: Final = policy.LEASE_MOST  #: endings held up by others, with their results in memory, that a node leases beside
 log = logging.getLogger("gotask.node")
 
 
 class Dispatcher:
-    """`slots` is how many jobs the node's workers run at once."""
+    """`slots` is how many jobs the node's workers run at once.
+
+    `patience_s` is how many seconds, from when it is told to end, it goes on trying to write down what others hold up.
+    """
 
     def __init__(
         self,
@@ -58,30 +62,35 @@ class Dispatcher:
         owner: str,
         slots: int,
         lease_s: float,
+        patience_s: float,
     ) -> None:
         self._line = line
         self._backend = line.backend
         self._segment = segment
         self._catalog = catalog
         self._registry = registry
-        self._settler = settler
         self._owner = owner
         self.slots = slots
         self._lease_s = lease_s
+        self._patience_s = patience_s
         self._agenda = Agenda()
         self._bell = Bell(self._backend, owner, segment.ring_reports)
         self.adopted = False  # whether the store has answered all that must be known before the first turn
         self.ledger = Ledger(catalog)
+        self._held_up = HeldUp(self._backend, catalog.notices, segment.ring_reports)
+        self._pulse = Pulse(self._backend, segment, self.ledger, self._held_up, self._agenda, self._bell, lease_s)
         self._completions = Completions(self.ledger, self._backend, catalog.notices)
         self._leaser = Leaser(self._backend, segment, catalog, self.ledger, owner, slots, lease_s)
+        self._endings = Endings(settler, segment, self.ledger, self._leaser, self._held_up)
         self.draining = False
+        self._give_up_at = inf
         self.answered_at = self.turned_at = monotonic()  # when the store last answered, and the loop last turned
 
     # one turn of the loop
 
     def run(self, burst: bool = False) -> None:
         """Turn until drained; with `burst` also until the store has nothing to give."""
-        while not (self.draining and self.adopted and self.ledger.empty):
+        while not (self.draining and self.adopted and self._nothing_left):
             seen = self._segment.reports_seen()
             self.turned_at = monotonic()
             answers = self._line.answers
@@ -94,37 +103,46 @@ class Dispatcher:
                 self._outage(error)
         self._farewell()
 
+    @property
+    def _nothing_left(self) -> bool:
+        """Whether all in hand is written down, or nothing remains but what is to be given up."""
+        return self.ledger.empty and (not self._held_up or monotonic() >= self._give_up_at)
+
+    @property
+    def _wants_more(self) -> bool:
+        return not self.draining and len(self._held_up) < HELD_UP_MOST
+
     def _once(self) -> int:
         answers = self._line.answers
         moved = self._take_in()
         self._note_answer(answers)
         many = len(self.ledger.settlements) >= LEAST
         if not many:  # those are quickly written down, and then their slots are free for what is leased
-            moved += self._settle()
+            moved += self._endings.settle()
         self._recover()
         rung = self._bell.take_work()
         if rung:
             self._leaser.more()
             self._catalog.outdated()
-        lease = self._leaser.lease if not self.draining else lambda: 0
-        moved += self._settle(meanwhile=lease) if many else lease()
+        lease = self._leaser.lease if self._wants_more else lambda: 0
+        moved += self._endings.settle(meanwhile=lease) if many else lease()
         moved += self._tick(rung)
         self._sweep()
         return moved
 
     def _take_in(self) -> int:
-        """What workers said; and signs of life, before an ending that somebody else holds up can keep them from the store."""
+        """What workers said, and what became of what was held up; and signs of life, before an ending may have to wait."""
         moved = self._collect() if self.adopted else self._adopt()  # before all that may find the store down
-        moved += self._completions.look()
+        moved += self._completions.look() + self._endings.settle_held_up()
         self._catalog.refresh()
         self._bell.listen(self._catalog.names)
         self._announce()
-        self._beat()
+        self._pulse.beat()
         return moved
 
     def _sleep(self, seen: int, burst: bool) -> None:
         """Until something is reported, or rings, or comes due by itself. In a burst there is no sleep without work."""
-        idle = self.adopted and self.ledger.empty and self._catalog.tasks is not None
+        idle = self.adopted and self.ledger.empty and not self._held_up and self._catalog.tasks is not None
         if idle and burst and not self._leaser.anything_waits():
             self.draining = True
         elif idle:
@@ -136,8 +154,8 @@ class Dispatcher:
     def _rest(self) -> float:
         """Seconds to sleep at most; everything that can be rung for is, so this is only for what comes by itself."""
         duties = {"tick": True, "sweep": bool(self.ledger.jobs), "progress": bool(self.ledger.progress)}
-        most = SLEEP_S if self.draining else min(SLEEP_S, self._leaser.rest)
-        return self._agenda.rest(duties, min(most, self._completions.rest))
+        most = min(SLEEP_S, self._leaser.rest) if self._wants_more else SLEEP_S
+        return self._agenda.rest(duties, min(most, self._completions.rest, self._held_up.rest))
 
     def _outage(self, error: BackendDown) -> None:
         """The store does not answer: keep everything, and try again after a jittered pause, for ever."""
@@ -176,40 +194,6 @@ class Dispatcher:
             self._completions.lose(loss)
         return len(self.ledger.tickets)
 
-    def _settle(self, meanwhile: Callable[[], int] | None = None) -> int:
-        """Write all endings down, then free their slots, then let workers overwrite the reports: in this order.
-
-        `meanwhile` is done before the end of that is waited for; how much was moved by both.
-        """
-        settlements, tickets = self.ledger.take_ended()
-        begun = monotonic()
-        end = self._settler.begin(settlements)
-        try:
-            moved = meanwhile() if meanwhile is not None else 0
-        finally:
-            try:
-                held = end()
-            except BaseException:
-                self.ledger.unwritten()
-                raise
-            self._settled(settlements, held, tickets)
-            moved_too = self.ledger.written()
-        if settlements:
-            self._leaser.measure_trip((monotonic() - begun) / (1 if meanwhile is None else 2))
-        return moved + moved_too
-
-    def _settled(self, settlements: Sequence[Settlement], held: Sequence[bool], tickets: Collection[int]) -> None:
-        fenced = len(held) - sum(held)
-        if fenced:
-            why = "had been taken away before they were settled, or an earlier answer was lost"
-            log.warning("%d jobs %s; what is stored of them counts.", fenced, why)
-        if any(settlement.event is Event.RELEASE for settlement in settlements):
-            self._leaser.more()
-        if tickets:
-            self._segment.free_many(list(tickets))
-            self._leaser.freed(len(tickets))
-        self._segment.forget()
-
     # what the store has to say
 
     def _announce(self) -> None:
@@ -218,33 +202,11 @@ class Dispatcher:
             self._registry.announce(self._catalog.names, sorted(self._catalog.tasks or {}))
             self._agenda.book("announce", self._lease_s / BEATS_PER_LEASE)
         if self._agenda.is_due("orphans"):
-            self._registry.give_back_orphans()
+            self._registry.give_back_orphans(self._held_up)
             self._agenda.book("orphans", ORPHANS_S)
         if self._agenda.is_due("forget"):
             self._registry.forget_unseen()
             self._agenda.book("forget", FORGET_S * random.uniform(0.75, 1.25))
-
-    def _beat(self) -> None:
-        """Extend what is in hand: all of it from time to time, and at once when somebody asks for something to stop."""
-        if self._agenda.is_due("beat") or self._bell.attention:
-            self._bell.attention = False
-            self._extend(list(self.ledger.jobs))
-            self._agenda.book("beat", self._lease_s / BEATS_PER_LEASE)
-        elif self.ledger.progress and self._agenda.is_due("progress"):
-            self._extend(list(self.ledger.progress))
-            self._agenda.book("progress", PROGRESS_S)
-
-    def _extend(self, tickets: Sequence[int]) -> None:
-        pairs = [(ticket, job) for ticket in tickets if (job := self.ledger.jobs.get(ticket))]
-        beats = [Beat(job.id, job.lease, *self.ledger.take_progress(ticket)) for ticket, job in pairs]
-        if not beats:
-            return
-        for (ticket, _), held in zip(pairs, self._backend.extend_many(beats, self._lease_s), strict=True):
-            if held is Held.CANCEL and ticket not in self.ledger.cancelled:
-                if self._segment.cancel(ticket, GRACE_S):
-                    self.ledger.cancelled.add(ticket)
-                else:
-                    self.ledger.unstarted(ticket, Outcome("cancelled", "cancelled before it started"))
 
     def _recover(self) -> None:
         """A lease whose answer was lost may have leased jobs that nobody holds; their lapse would be held against them.
@@ -255,8 +217,8 @@ class Dispatcher:
         if lost_at is None or not self._agenda.is_due("recover"):
             return
         in_hand = {(job.id, job.lease) for job in self.ledger.jobs.values()}
-        in_hand |= {(ending.id, ending.lease) for ending in self.ledger.settlements}
-        if self._registry.release(self._owner, "the answer to its lease was lost", in_hand):
+        in_hand |= {(ending.id, ending.lease) for ending in self.ledger.settlements} | self._held_up.runs
+        if self._registry.release(self._owner, "the answer to its lease was lost", self._held_up, in_hand):
             self._leaser.more()
         if monotonic() - lost_at > self._lease_s / 2:
             self._leaser.unanswered_at = None
@@ -302,8 +264,10 @@ class Dispatcher:
             else:
                 self._segment.cancel(ticket, GRACE_S)
         self._completions.adopt()
+        self._held_up.adopt()
         # What it had leased and not yet handed over is in nobody's hands; its lapse would be held against it.
-        self._registry.release(self._owner, "its dispatcher was restarted", {(one.id, one.lease) for one in frames.values()})
+        in_hand = {(one.id, one.lease) for one in frames.values()} | self._held_up.runs
+        self._registry.release(self._owner, "its dispatcher was restarted", self._held_up, in_hand)
         if frames:
             log.info("Took over %d jobs from the dispatcher before.", len(self.ledger.jobs))
         self._registry.introduce()
@@ -311,16 +275,20 @@ class Dispatcher:
         return len(frames)
 
     def drain(self) -> None:
-        """Lease no more; end when all in hand has ended. Safe to call from a signal handler."""
+        """Lease no more; end when all in hand has ended. Safe to call from a signal handler.
+
+        An ending that others hold up has as long for that as a job that runs; then its job is left to the lapse of its lease.
+        """
+        self._give_up_at = monotonic() + self._patience_s
         self.draining = True
         self._agenda.at_once("sweep")
 
     def _farewell(self) -> None:
         self._bell.close()
-        self._settler.close()
         self._agenda.at_once("recover")  # nobody will look again
         try:
             self._recover()
             self._registry.leave()
         except BackendDown as error:
             log.warning("The store does not answer, so this node stays listed until another one here sees its end: %s", error)
+        self._endings.close()

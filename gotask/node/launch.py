@@ -75,7 +75,8 @@ def dispatch(settings: WorkerSettings, segment: Segment, notices: Notices, node:
     catalog = Catalog(line.backend, notices, settings.queues)
     registry = Registry(line.backend, node)
     settler = Settler(line.backend, beside=not is_embedded(settings.url))
-    dispatcher = Dispatcher(line, segment, catalog, registry, settler, node.name, node.slots, settings.lease)
+    times = (settings.lease, settings.shutdown_timeout)
+    dispatcher = Dispatcher(line, segment, catalog, registry, settler, node.name, node.slots, *times)
     take_signals({signal.SIGTERM: dispatcher.drain})
     probe = Probe(dispatcher, segment, catalog, settings.lease)
     if settings.health_port:

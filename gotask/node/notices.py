@@ -17,7 +17,9 @@ from gotask.model import Name, Rules
 
 _CUT_OFF_AT: Final = 0
 _TABLE_AT: Final = 8
-_LEFT_AT: Final = 1 << 30  # far beyond any table; what lies between costs nothing
+#: where a dispatcher leaves what the next one must know: far beyond any table, and apart; what lies between costs nothing
+COMPLETIONS: Final = 1 << 30
+HELD_UP: Final = 1 << 40
 _HEADER: Final = struct.Struct("<II")
 
 
@@ -42,13 +44,13 @@ class Notices:
         body = self._read(_TABLE_AT)
         return None if body is None else {spec.type: spec for spec in msgspec.msgpack.decode(body, type=list[TaskSpec])}
 
-    def leave(self, body: bytes) -> None:
+    def leave(self, body: bytes, place: int) -> None:
         """Dispatcher: what the next one must know if this one dies."""
-        self._write(_LEFT_AT, body)
+        self._write(place, body)
 
-    def left(self) -> bytes | None:
-        """Dispatcher: what the last one left, if anything."""
-        return self._read(_LEFT_AT)
+    def left(self, place: int) -> bytes | None:
+        """Dispatcher: what the last one left there, if anything."""
+        return self._read(place)
 
     def _write(self, at: int, body: bytes) -> None:
         os.pwrite(self._fd, _HEADER.pack(len(body), zlib.crc32(body)) + body, at)

@@ -16,6 +16,7 @@ from typing import Final
 from gotask.backends import Backend
 from gotask.clock import from_epoch, now
 from gotask.model import Filter, Settlement, Worker
+from gotask.node.heldup import HeldUp
 from gotask.states import Event, State
 
 FORGET_S: Final = 86_400.0  #: seconds; a node unseen for so long has lost its jobs to others, or to their lapse
@@ -64,7 +65,7 @@ class Registry:
         if self._worker.lock:
             Path(self._worker.lock).unlink(missing_ok=True)
 
-    def give_back_orphans(self) -> int:
+    def give_back_orphans(self, held_up: HeldUp) -> int:
         """Release the running jobs of this store's nodes on this machine whose processes are all dead; how many there were.
 
         Costs the store nothing while nobody has died, however many nodes it has.
@@ -80,7 +81,7 @@ class Registry:
             if worker is None or worker.boot_id != self._worker.boot_id or worker.lock != str(path):
                 self._strangers.add(name)  # of another store, perhaps, whose nodes need the file as a proof
                 continue
-            count += self.release(name, "its node is gone")
+            count += self.release(name, "its node is gone", held_up)
             self._backend.drop(Worker, name)
             path.unlink(missing_ok=True)
         return count
@@ -91,14 +92,19 @@ class Registry:
             if worker.seen_at is not None and now() - worker.seen_at.timestamp() > FORGET_S:
                 self._backend.drop(Worker, worker.name)
 
-    def release(self, owner: str, reason: str, keep: Collection[tuple[str, int]] = ()) -> int:
-        """Give back the running jobs of `owner` that nobody holds: all but the (id, lease) in `keep`; how many there were."""
+    def release(self, owner: str, reason: str, held_up: HeldUp, keep: Collection[tuple[str, int]] = ()) -> int:
+        """Give back the running jobs of `owner` that nobody has in hand, all but the (id, lease) in `keep`; how many.
+
+        Those that another transaction has locked go to `held_up`.
+        """
         count, cursor = 0, None
         while True:
             page = self._backend.find(Filter(status=State.RUNNING, worker_id=owner, limit=PAGE, cursor=cursor))
             strays = [job for job in page.jobs if (job.id, job.lease) not in keep]
-            held = self._backend.settle_many([Settlement(job.id, job.lease, Event.RELEASE, reason=reason) for job in strays])
-            count += sum(held)
+            endings = [Settlement(job.id, job.lease, Event.RELEASE, reason=reason) for job in strays]
+            answers = self._backend.settle_many(endings)
+            held_up.keep(endings, answers)
+            count += sum(held is True for held in answers)
             cursor = page.next_cursor
             if cursor is None:
                 break

@@ -23,9 +23,9 @@ class Settler:
         if beside:
             sys.setswitchinterval(SWITCH_S)
 
-    def begin(self, settlements: Sequence[Settlement]) -> Callable[[], list[bool]]:
+    def begin(self, settlements: Sequence[Settlement]) -> Callable[[], Sequence[bool | None]]:
         """Begin to write a batch down. The answer is to be called, whatever happens meanwhile: it waits for the end, and says
-        of each whether it was held. Raises BackendDown then, never now.
+        of each what `Backend.settle_many` does. Raises BackendDown then, never now.
         """
         if self._threads is not None and len(settlements) >= LEAST:
             return self._threads.submit(self._backend.settle_many, settlements).result

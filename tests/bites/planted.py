@@ -56,7 +56,7 @@ BITES = [
     ),
     Bite(
         "slots are freed before their endings are written down",
-        "gotask/node/dispatcher.py",
+        "gotask/node/endings.py",
         "        end = self._settler.begin(settlements)\n",
         "        self._segment.free_many(list(tickets))\n        self._segment.forget()\n"
         "        end = self._settler.begin(settlements)\n",
@@ -114,14 +114,14 @@ BITES = [
     Bite(
         "a successor lets what was leased and not handed over lapse",
         "gotask/node/dispatcher.py",
-        'self._registry.release(self._owner, "its dispatcher was restarted", {(one.id, one.lease) for one in frames.values()})',
+        'self._registry.release(self._owner, "its dispatcher was restarted", self._held_up, in_hand)',
         "pass",
         "tests/crash/test_dispatcher.py -k acted",
     ),
     Bite(
         "leases are never extended",
-        "gotask/node/dispatcher.py",
-        "            self._extend(list(self.ledger.jobs))\n",
+        "gotask/node/pulse.py",
+        "            self._extend(list(self._ledger.jobs), self._held_up.beats())\n",
         "",
         "tests/crash/test_storms.py -k longer",
     ),
@@ -166,6 +166,41 @@ BITES = [
         "if self._line.answers == answers:",
         "if False:",
         "tests/unit/test_dispatcher.py -k no_answer",
+    ),
+    Bite(
+        "the lease of what others hold up is not extended",
+        "gotask/node/pulse.py",
+        "self._extend(list(self._ledger.jobs), self._held_up.beats())",
+        "self._extend(list(self._ledger.jobs))",
+        "tests/unit/test_dispatcher.py -k costs_the_node_nothing",
+    ),
+    Bite(
+        "what others hold up is given back as if it had not run",
+        "gotask/node/dispatcher.py",
+        "for ending in self.ledger.settlements} | self._held_up.runs",
+        "for ending in self.ledger.settlements}",
+        "tests/unit/test_dispatcher.py -k costs_the_node_nothing",
+    ),
+    Bite(
+        "a successor gives back what others hold up as if it had not run",
+        "gotask/node/dispatcher.py",
+        "for one in frames.values()} | self._held_up.runs",
+        "for one in frames.values()}",
+        "tests/crash/test_dispatcher.py -k held",
+    ),
+    Bite(
+        "what others hold up keeps a stopped node for ever",
+        "gotask/node/dispatcher.py",
+        "(not self._held_up or monotonic() >= self._give_up_at)",
+        "not self._held_up",
+        "tests/unit/test_dispatcher.py -k tries_for_a_while",
+    ),
+    Bite(
+        "a node takes more and more while everything is held up",
+        "gotask/node/dispatcher.py",
+        "return not self.draining and len(self._held_up) < HELD_UP_MOST",
+        "return not self.draining",
+        "tests/unit/test_dispatcher.py -k leases_no_more",
     ),
     Bite(
         "a file that another store's nodes need is removed",

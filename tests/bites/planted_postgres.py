@@ -145,13 +145,44 @@ BITES = [
     Bite(
         "postgres: a node gives no sign of life while an ending is held up",
         "gotask/node/dispatcher.py",
-        """        self._announce()
-        self._beat()
-        return moved
-""",
-        """        return moved
-""",
-        "tests/chaos/test_postgres_held.py",
+        "        self._pulse.beat()\n",
+        "",
+        "tests/chaos/test_postgres_held.py -k its_lease",
+    ),
+    Bite(
+        "postgres: a node waits for an ending that is held up",
+        "gotask/node/heldup.py",
+        "self._thread.submit(self._backend.settle_many, self._asked)\n",
+        "self._thread.submit(self._backend.settle_many, self._asked)\n            self._answer.exception()\n",
+        "tests/chaos/test_postgres_held.py -k no_other",
+    ),
+    Bite(
+        "postgres: nobody stands in line for a job that is held",
+        "gotask/node/heldup.py",
+        "AGAIN_S: Final = 1.0",
+        "AGAIN_S: Final = 8.0",
+        "tests/chaos/test_postgres_held.py -k holds_up_no_other",
+    ),
+    Bite(
+        "postgres: a dispatcher takes what was held up with it",
+        "gotask/node/dispatcher.py",
+        "        self._held_up.adopt()\n",
+        "",
+        "tests/chaos/test_postgres_held.py -k outlives",
+    ),
+    Bite(
+        "postgres: a finished job that somebody holds keeps others from being revived",
+        f"{FOLDER}/moving.py",
+        '_revive(txn, some, reason, at), "finished")',
+        "_revive(txn, some, reason, at))",
+        "tests/conformance/test_postgres_held.py -k revival",
+    ),
+    Bite(
+        "postgres: an ending that is held up counts as lost",
+        f"{FOLDER}/batch.py",
+        "None if name(one) in there else False",
+        "False",
+        "tests/conformance/test_postgres_held.py -k endings",
     ),
     Bite(
         "postgres: what a long transaction makes dear is done in each tick",

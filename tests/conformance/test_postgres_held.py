@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import Final
 
 import psycopg
@@ -49,10 +49,11 @@ HOLDERS: Final[dict[str, Callable[[postgres.Postgres, psycopg.Connection, Job], 
 ENDINGS: Final = {"plain": (Event.ACK,), "odd": (Event.BURY,), "mixed": (Event.ACK, Event.BURY)}
 
 
-def late(call: Callable[[], object]) -> None:
+@contextmanager
+def late() -> Iterator[None]:
+    """What is in here waits for a job, and not for ever."""
     begun = time.monotonic()
-    with pytest.raises(BackendDown, match=SAYS):
-        call()
+    yield
     assert TIMEOUT_S * 0.8 < time.monotonic() - begun < LATE_S
 
 
@@ -73,16 +74,18 @@ def test_one_that_is_held_does_not_hold_up_the_endings_of_others(
     events = ENDINGS[ends]
     batch = [Settlement(job.id, job.lease, events[n % len(events)]) for n, job in enumerate(jobs)]
     batch.append(Settlement("a", jobs[0].lease - 1, Event.ACK))
-    late(lambda: store.settle_many(batch))
+    with late():
+        assert store.settle_many(batch) == [True, None, True, True, False]
     # Then only that one is left, and the end of the others was told
     assert [job and job.status for job in store.get_many(["b"])] == [State.RUNNING]
     assert sum(n for (_, state), n in store.counts().items() if state is State.RUNNING) == 1
     assert watch.wait(10.0) == {"job:d"}
     watch.close()
-    # And whoever asks again is told that they held, once
-    late(lambda: store.settle_many(batch))
+    # And whoever asks again waits again, and ends it once nobody holds it
+    with late():
+        assert store.settle_many(batch[1:2]) == [None]
     link.rollback()
-    assert store.settle_many(batch) == [True, True, True, True, False]
+    assert store.settle_many(batch[1:2]) == [True]
     assert store.settle_many(batch) == [False] * 5
     assert State.RUNNING not in {state for _, state in store.counts()}
 
@@ -94,7 +97,8 @@ def test_one_that_is_held_does_not_hold_up_the_cancelling_of_others(
     assert store.settle_many([Settlement(job.id, job.lease, Event.RELEASE) for job in jobs[:3]]) == [True] * 3
     HOLDERS["by hand"](store, link, jobs[1])
     # When they are cancelled, then all others are
-    late(lambda: store.move_many(["unknown", *"abcd"], Event.CANCEL, "enough"))
+    with late(), pytest.raises(BackendDown, match=SAYS):
+        store.move_many(["unknown", *"abcd"], Event.CANCEL, "enough")
     assert states(store) == "CPCR"
     found = store.get_many(["d"])[0]
     assert found is not None
@@ -103,17 +107,47 @@ def test_one_that_is_held_does_not_hold_up_the_cancelling_of_others(
     assert store.move_many(["b"], Event.CANCEL) == [True]
 
 
+def test_one_that_is_held_does_not_hold_up_the_revival_of_others(
+    store: postgres.Postgres, link: psycopg.Connection, jobs: list[Job]
+) -> None:
+    # Given jobs that failed and one that runs, of which somebody holds one that failed
+    assert store.settle_many([Settlement(job.id, job.lease, Event.BURY) for job in jobs[:3]]) == [True] * 3
+    link.execute("SELECT FROM held.history WHERE id = 'b' FOR UPDATE")
+    # When they are revived, then all others are
+    with late(), pytest.raises(BackendDown, match=SAYS):
+        store.move_many(["unknown", *"abcd"], Event.REVIVE)
+    assert states(store) == "PFPR"
+    link.rollback()
+    assert store.move_many(list("abc"), Event.REVIVE) == [False, True, False]
+
+
+@pytest.mark.parametrize(("table", "event"), [("jobs", Event.RELEASE), ("history", Event.BURY)])
+def test_one_that_is_held_does_not_hold_up_the_deletion_of_others(
+    store: postgres.Postgres, link: psycopg.Connection, jobs: list[Job], table: str, event: Event
+) -> None:
+    # Given a job that waits or failed and that somebody holds, one that waits, one that failed, and one that runs
+    ends = (Event.RELEASE, event, Event.BURY)
+    assert store.settle_many([Settlement(job.id, job.lease, end) for job, end in zip(jobs, ends, strict=False)]) == [True] * 3
+    link.execute(f"SELECT FROM held.{table} WHERE id = 'b' FOR UPDATE")
+    # When they are deleted, then all others are but the one that runs
+    with late(), pytest.raises(BackendDown, match=SAYS):
+        store.drop_many(["unknown", *"abcd"])
+    assert states(store) == f"-{'P' if table == 'jobs' else 'F'}-R"
+    link.rollback()
+    assert store.drop_many(list("abcdb")) == [False, True, False, False, False]
+    # And the numbers agree
+    assert {state: n for (_, state), n in store.counts().items()} == {State.RUNNING: 1}
+
+
 def test_what_is_held_for_a_moment_is_waited_for(store: postgres.Postgres, link: psycopg.Connection, jobs: list[Job]) -> None:
     # Given a transaction that completes a job, and commits while its node settles it after all
     HOLDERS["completed"](store, link, jobs[1])
     link.execute("SELECT 1")
     with closing(psycopg.connect(link.info.dsn, password=link.info.password)) as other:
         other.execute("SELECT FROM held.jobs WHERE id = 'c' FOR UPDATE")
-        late_commit = time.monotonic()
         batch = [Settlement(job.id, job.lease, Event.ACK) for job in jobs]
-        with pytest.raises(BackendDown):
-            store.settle_many(batch)
-        assert time.monotonic() - late_commit < LATE_S
+        with late():
+            assert store.settle_many(batch) == [True, None, None, True]
     link.commit()
-    # Then the transaction's end counts, and the others' are known
-    assert store.settle_many(batch) == [True, False, True, True]
+    # Then the transaction's end counts, and the other was only held
+    assert store.settle_many(batch[1:3]) == [False, True]

@@ -4,7 +4,7 @@ The store is real, the segment is real, the worker's code is real. A dispatcher 
 after the store has done it; another takes over the same segment; and so on for every k until none dies any more.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ import pytest
 from gotask import backends
 from gotask._core.ring import Segment
 from gotask.backends import Backend
-from gotask.model import NewJob, Rules, Worker
+from gotask.model import NewJob, Rules, Settlement, Worker
+from gotask.node import heldup
 from gotask.node.catalog import Catalog
 from gotask.node.dispatcher import Dispatcher
 from gotask.node.line import Line
@@ -28,6 +29,7 @@ from gotask.task import Task, Tasks
 
 JOBS = 12
 LEASE_S = 0.5
+PATIENCE_S = 25.0
 
 
 class Death(BaseException):
@@ -64,10 +66,29 @@ class Mortal:
         raise Death
 
 
+class Locked:
+    """A store in which somebody holds a job, until its end was asked for so many times."""
+
+    def __init__(self, backend: Backend, job: str, times: int) -> None:
+        self._backend = backend
+        self._job = job
+        self._times = times
+
+    def settle_many(self, settlements: Sequence[Settlement]) -> list[bool | None]:
+        held = self._times > 0 and any(one.id == self._job for one in settlements)
+        self._times -= held
+        free = [one for one in settlements if not (held and one.id == self._job)]
+        answers = iter(self._backend.settle_many(free))
+        return [next(answers) if one in free else None for one in settlements]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+
 class Bench:
     """One node without its processes."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Any) -> None:
         self.ran: list[int] = []
         self.backend = backend
         self.segment = Segment(slots=64, workers=1)
@@ -89,7 +110,9 @@ class Bench:
         line = Line(mortal)
         catalog = Catalog(line.backend, self.notices, [])
         registry = Registry(line.backend, Worker(name="node"))
-        return Dispatcher(line, self.segment, catalog, registry, Settler(line.backend, beside=True), "node", 4, LEASE_S), mortal
+        return Dispatcher(
+            line, self.segment, catalog, registry, Settler(line.backend, beside=True), "node", 4, LEASE_S, PATIENCE_S
+        ), mortal
 
     def turn(self, dispatcher: Dispatcher) -> None:
         dispatcher._once()
@@ -101,7 +124,7 @@ class Bench:
         try:
             for _ in range(400):
                 self.turn(dispatcher)
-                if done() and dispatcher.ledger.empty:
+                if done() and dispatcher.ledger.empty and not dispatcher._held_up:
                     return True
                 self.segment.wait_reports(self.segment.reports_seen(), 0.01)
             raise AssertionError("the jobs have not ended")
@@ -118,14 +141,18 @@ def store(tmp_path: Path) -> Iterator[Backend]:
     backend.close()
 
 
+@pytest.mark.parametrize("held", [0, 3], ids=["free", "one is held"])
 @pytest.mark.parametrize("after", [False, True], ids=["before the store acts", "after the store acted"])
-def test_a_dispatcher_may_die_at_any_call_to_the_store(after: bool, store: Backend) -> None:
+def test_a_dispatcher_may_die_at_any_call_to_the_store(
+    after: bool, held: int, store: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heldup, "AGAIN_S", 0.0)
     last, died = 0, 0
     while True:
         last += 1
         # Given jobs, and a dispatcher that dies at its next call of the store
-        bench = Bench(store)
         ids = [one.job.id for one in store.enqueue_many([NewJob(type="work", payload=payload(n)) for n in range(JOBS)])]
+        bench = Bench(Locked(store, ids[0], held))
 
         def done(ids: list[str] = ids) -> bool:
             return all(job is not None and job.status is State.SUCCESS for job in store.get_many(ids))

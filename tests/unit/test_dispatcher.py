@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ from gotask._core.ring import Segment
 from gotask.backends import Backend
 from gotask.clock import boot_id, monotonic
 from gotask.errors import BackendDown
-from gotask.model import NewJob, Queue, Rules, Worker
+from gotask.model import Job, NewJob, Queue, Rules, Settlement, Worker
 from gotask.node import dispatcher as engine
+from gotask.node import frame, heldup
 from gotask.node.bell import OWN_WAIT_S, Bell
 from gotask.node.catalog import Catalog
 from gotask.node.dispatcher import RUNG_S, Dispatcher
@@ -33,6 +34,7 @@ from gotask.states import State
 from gotask.ticker import NETWORKED_S, Ticker
 
 LEASE_S = 30.0
+PATIENCE_S = 25.0
 
 
 class Ear:
@@ -57,7 +59,10 @@ class Ear:
 
 
 class Front:
-    """A Backend in front of a Backend. Calls are counted by verb; `away`, it does not answer; `after` a verb, just once."""
+    """A Backend in front of a Backend. Calls are counted by verb; `away`, it does not answer; `after` a verb, just once.
+
+    The jobs in `locked` are held by somebody else.
+    """
 
     def __init__(self, store: Backend) -> None:
         self.store = store
@@ -66,6 +71,7 @@ class Front:
         self.outages = 0
         self.away = False
         self.after = ""
+        self.locked: set[str] = set()
 
     def fail(self) -> None:
         self.away = True
@@ -76,6 +82,11 @@ class Front:
             raise BackendDown
         self.ears.append(Ear(self, topics))
         return self.ears[-1]
+
+    def settle_many(self, settlements: Sequence[Settlement]) -> list[bool | None]:
+        free = [one for one in settlements if one.id not in self.locked]
+        answers = iter(self.__getattr__("settle_many")(free))
+        return [next(answers) if one in free else None for one in settlements]
 
     def __getattr__(self, name: str) -> Any:
         if self.away:
@@ -106,9 +117,9 @@ class Bench:
         life = LifeLine(folder, "node")
         self.catalog = Catalog(line.backend, self.notices, [])
         registry = Registry(line.backend, Worker(name="node", slots=4, boot_id=boot_id(), lock=str(life.path)))
-        self.node = Dispatcher(
-            line, self.segment, self.catalog, registry, Settler(line.backend, beside=True), "node", 4, LEASE_S
-        )
+        settler = Settler(line.backend, beside=True)
+        self.node = Dispatcher(line, self.segment, self.catalog, registry, settler, "node", 4, LEASE_S, PATIENCE_S)
+        self.owner = self.segment.enlist(0)
 
     def publish(self, *queues: str) -> None:
         """What a generation of workers says that it can run."""
@@ -120,6 +131,22 @@ class Bench:
             self.node._once()
         except BackendDown as error:
             self.node._outage(error)
+
+    def run_one(self) -> Job:
+        """A job comes in, is leased, and its task returns."""
+        self.turn()
+        self.front.store.enqueue_many([NewJob(type="work", queue="work")])
+        self.node._leaser.more()
+        self.turn()
+        claim = self.segment.claim(self.owner, True, 0.0)
+        assert claim is not None
+        assert self.segment.report(self.owner, claim.ticket, frame.DONE, b"1", True)
+        return self.node.ledger.jobs[claim.ticket]
+
+    def state(self, job: Job) -> State:
+        found = self.front.store.get_many([job.id])[0]
+        assert found is not None
+        return found.status
 
 
 class Hands:
@@ -363,3 +390,91 @@ def test_a_turn_that_asked_nothing_is_no_answer(bench: Bench, monkeypatch: pytes
     monkeypatch.setattr(bench.node, "_once", once)
     bench.node.run()
     assert turns == 13
+
+
+# jobs that others hold
+
+
+def test_an_ending_that_others_hold_up_costs_the_node_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Given two jobs that have ended, of which somebody holds one
+    monkeypatch.setattr(heldup, "AGAIN_S", 0.0)
+    held = bench.run_one()
+    bench.front.locked = {held.id}
+    other = bench.run_one()
+    # When the node writes their ends down
+    bench.turn()
+    # Then the other's holds, no slot is taken, and the node says what to do
+    assert (bench.state(held), bench.state(other)) == (State.RUNNING, State.SUCCESS)
+    assert bench.segment.check()["free"] == bench.segment.slots
+    bench.turn()
+    assert f"The run of job {held.id} is over, and cannot be written down" in caplog.text
+    assert "end that transaction" in caplog.text
+    # And more runs meanwhile, the lease of the one that is held is extended, and it is not given back
+    more = bench.run_one()
+    told: list[str] = []
+    monkeypatch.setattr(
+        bench.front, "extend_many", lambda beats, _: told.extend(beat.id for beat in beats) or [], raising=False
+    )
+    bench.node._agenda.at_once("beat")
+    bench.node._leaser.unanswered_at = monotonic()
+    bench.turn()
+    assert told == [held.id]
+    assert (bench.state(held), bench.state(more)) == (State.RUNNING, State.SUCCESS)
+    # When it is let go of
+    bench.front.locked = set()
+
+    def over() -> bool:
+        bench.turn()
+        return not bench.node._held_up
+
+    # Then its end is written down
+    until("the ending that was held up", over)
+    assert bench.state(held) is State.SUCCESS
+
+
+def test_a_node_leases_no_more_while_too_much_is_held_up(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a node that has as many endings held up as it may
+    monkeypatch.setattr(engine, "HELD_UP_MOST", 1)
+    held = bench.run_one()
+    bench.front.locked = {held.id}
+    bench.turn()
+    # When more comes in
+    before = bench.front.calls["lease"]
+    bench.front.store.enqueue_many([NewJob(type="work", queue="work")])
+    bench.node._leaser.more()
+    bench.turn()
+    # Then it is left to others, and this node does not turn in vain
+    assert bench.front.calls["lease"] == before
+    assert bench.node._rest() > 0.1
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("let_go", [True, False], ids=["let go of", "never let go of"])
+def test_a_node_that_ends_tries_for_a_while_what_others_hold_up(
+    bench: Bench, let_go: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Given a node with an ending that is held up
+    held = bench.run_one()
+    bench.front.locked = {held.id}
+    bench.turn()
+    # When it is told to end
+    monkeypatch.setattr(heldup, "AGAIN_S", 0.01)
+    bench.node._patience_s = 10.0 if let_go else 0.2
+    bench.node.drain()
+    begun = time.monotonic()
+    if let_go:
+        rest = bench.node._rest
+
+        def nap() -> float:
+            bench.front.locked = set()
+            return rest()
+
+        monkeypatch.setattr(bench.node, "_rest", nap)
+    bench.node.run()
+    # Then it has written that down, or leaves the job to the lapse of its lease and says so; it is not given back as if undone
+    assert bench.state(held) is (State.SUCCESS if let_go else State.RUNNING)
+    assert ("the job runs again once its lease has lapsed" in caplog.text) is not let_go
+    assert time.monotonic() - begun < 5.0
+    assert bench.front.store.all(Worker) == []

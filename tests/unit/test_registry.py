@@ -10,6 +10,8 @@ from gotask import backends
 from gotask.backends import Backend
 from gotask.clock import boot_id, from_epoch, now
 from gotask.model import Job, NewJob, Worker
+from gotask.node.heldup import HeldUp
+from gotask.node.notices import Notices
 from gotask.node.registry import FORGET_S, LifeLine, Registry, can_be_had, new_owner
 from gotask.states import State
 
@@ -60,6 +62,10 @@ class Asked:
         return self._store.get(kind, name)
 
 
+def held_up(store: Backend) -> HeldUp:
+    return HeldUp(store, Notices(), lambda: None)
+
+
 def registry(store: object, folder: Path) -> Registry:
     lock = folder.resolve() / "third.lock"
     return Registry(store, Worker(name="third", boot_id=boot_id(), lock=str(lock)))  # type: ignore[arg-type]
@@ -72,7 +78,8 @@ def test_orphans_are_given_back_only_on_proof_of_death(store: Backend, tmp_path:
     # When a third one looks around, again and again
     asked = Asked(store)
     third = registry(asked, tmp_path / "nodes")
-    assert [third.give_back_orphans() for _ in range(3)] == [1, 0, 0]
+    late = held_up(store)
+    assert [third.give_back_orphans(late) for _ in range(3)] == [1, 0, 0]
     # Then the dead one's job waits again, nothing burned, its record and its file are gone, and the other's still runs
     assert (alive.found(store).status, dead.found(store).status) == (State.RUNNING, State.PENDING)
     assert dead.found(store).crashes == 0
@@ -90,7 +97,8 @@ def test_a_dead_node_of_another_store_is_none_of_its_business(store: Backend, tm
     asked = Asked(store)
     third = registry(asked, tmp_path / "nodes")
     # When it is looked at, again and again
-    assert [third.give_back_orphans() for _ in range(3)] == [0, 0, 0]
+    late = held_up(store)
+    assert [third.give_back_orphans(late) for _ in range(3)] == [0, 0, 0]
     # Then its proof of death is left for those who need it, and the store was asked once
     assert line.path.exists()
     assert asked.names == ["stranger"]
@@ -102,7 +110,7 @@ def test_a_record_that_names_another_machine_or_file_proves_nothing(
 ) -> None:
     node = Life(store, tmp_path / "nodes", "node", **fields)
     node.die()
-    assert registry(store, tmp_path / "nodes").give_back_orphans() == 0
+    assert registry(store, tmp_path / "nodes").give_back_orphans(held_up(store)) == 0
     assert node.found(store).status is State.RUNNING
     assert node.line.path.exists()
 
@@ -129,7 +137,8 @@ def test_what_is_in_hand_is_kept_by_its_lease(store: Backend) -> None:
     store.enqueue_many([NewJob(type="t", id="held"), NewJob(type="t", id="stray")])
     leases = {job.id: job.lease for job in store.lease({"default": 2}, "node", 600.0)}
     # When all else is given back
-    count = Registry(store, Worker(name="node")).release("node", "a test", {("held", leases["held"]), ("stray", 0)})
+    keep = {("held", leases["held"]), ("stray", 0)}
+    count = Registry(store, Worker(name="node")).release("node", "a test", held_up(store), keep)
     # Then only the one is still its own
     held, stray = store.get_many(["held", "stray"])
     assert held is not None

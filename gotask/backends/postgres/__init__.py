@@ -57,8 +57,6 @@ class Postgres:
         self._due = Due(server, self._at)
         self._leased: set[str] = set()  #: queues, since they were surveyed last
         self._surveyed_at = monotonic()
-        #: by the latest settle_many that failed for others of its batch, and will be made again: these were not lost
-        self._ended: set[tuple[str, int]] = set()
         self._channel = f"gotask:{server.address.schema}"
         self._ringer = Ringer(server, self._channel)
         self._ear = Ear(server, self._channel)
@@ -116,21 +114,12 @@ class Postgres:
             with suppress(BackendDown):  # the next ending tries again
                 self._server.call("survey", SURVEY_S / 2, rows.texts(queues))
 
-    def settle_many(self, settlements: Sequence[Settlement]) -> list[bool]:
+    def settle_many(self, settlements: Sequence[Settlement]) -> Sequence[bool | None]:
         if not settlements:
             return []
-        known = {lease for s in settlements if (lease := (s.id, s.lease)) in self._ended} if self._ended else set()
-        rest = [s for s in settlements if (s.id, s.lease) not in known] if known else settlements
-        answers, heard, held = moving.settle(self._server, rest, self._at())
+        answers, heard = moving.settle(self._server, settlements, self._at())
         self._tell(heard)
         self._survey()
-        if held:
-            self._ended = known | {(s.id, s.lease) for s, ended in zip(rest, answers, strict=True) if ended}
-            raise batch.held_up(self._server.address, held)
-        if known:
-            self._ended -= known
-            others = iter(answers)
-            answers = [(s.id, s.lease) in known or next(others) for s in settlements]
         return answers
 
     def extend_many(self, beats: Sequence[Beat], lease_s: float) -> list[Held]:
@@ -167,20 +156,15 @@ class Postgres:
         check_text("reason", reason)
         if not ids:
             return []
-        held = set[str]()
-        if event is Event.CANCEL:
-            answers, heard, held = moving.cancel(self._server, _possible(ids), reason, self._at())
-        else:
-            answers, heard = moving.revive(self._server, _possible(ids), reason, self._at())
+        move = moving.cancel if event is Event.CANCEL else moving.revive
+        answers, heard = move(self._server, _possible(ids), reason, self._at())
         self._tell(heard)
-        if held:
-            raise batch.held_up(self._server.address, held)
-        return answers
+        return batch.settled(self._server.address, ids, answers)
 
     def drop_many(self, ids: Sequence[str]) -> list[bool]:
         answers, heard = moving.drop(self._server, _possible(ids))
         self._tell(heard)
-        return answers
+        return batch.settled(self._server.address, ids, answers)
 
     def get_many(self, ids: Sequence[str]) -> list[Job | None]:
         if not ids:

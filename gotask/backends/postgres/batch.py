@@ -21,17 +21,22 @@ _LATE: Final = ("55P03", "57014")
 
 
 def do(
-    server: Server, batch: Sequence[B], name: Callable[[B], str], work: Callable[[Txn, Sequence[B]], tuple[list[bool], H]]
-) -> tuple[list[bool], H, set[str]]:
-    """What `work` answers for a batch, `name` giving the job of each; and the jobs, if any, that were left as they were since
-    others hold them. Their answer is False, and BackendDown is still to be raised, see `held_up`.
+    server: Server,
+    batch: Sequence[B],
+    name: Callable[[B], str],
+    work: Callable[[Txn, Sequence[B]], tuple[list[bool], H]],
+    kind: str = "live",
+) -> tuple[Sequence[bool | None], H]:
+    """What `work` answers for a batch, `name` giving the job of each; None for a job left as it was, since others hold it.
+
+    `kind` is what it is about, live jobs or finished ones.
     """
     try:
-        return *server.transact(lambda txn: work(txn, batch)), set()
+        return server.transact(lambda txn: work(txn, batch))
     except BackendDown as error:
         if getattr(error.__cause__, "sqlstate", None) not in _LATE:
             raise
-    return server.transact(lambda txn: _around(txn, server.address.timeout, batch, name, work))
+    return server.transact(lambda txn: _around(txn, server.address.timeout, batch, name, work, kind))
 
 
 def _around(
@@ -40,23 +45,27 @@ def _around(
     batch: Sequence[B],
     name: Callable[[B], str],
     work: Callable[[Txn, Sequence[B]], tuple[list[bool], H]],
-) -> tuple[list[bool], H, set[str]]:
-    """Do what can be done of a batch without waiting for others. What is in `jobs` after all free ones were locked, is held."""
+    kind: str,
+) -> tuple[Sequence[bool | None], H]:
+    """Do what can be done of a batch without waiting for others. What is there after all free ones were locked, is held."""
     ids = rows.texts(sorted({name(one) for one in batch}))
     txn.limit(LOOK_S, LOOK_S)
-    free, live = ({id for id, *_ in found} for found in txn.ask(("lock free jobs", ids), ("live jobs", ids)))
+    free, there = ({id for id, *_ in found} for found in txn.ask((f"lock free {kind} jobs", ids), (f"{kind} jobs", ids)))
     txn.limit(timeout, LOOK_S)
     places = [n for n, one in enumerate(batch) if name(one) in free]
     answered, heard = work(txn, [batch[n] for n in places])
-    answers = [False] * len(batch)
+    answers: list[bool | None] = [None if name(one) in there else False for one in batch]
     for n, answer in zip(places, answered, strict=True):
         answers[n] = answer
-    return answers, heard, live - free
+    return answers, heard
 
 
-def held_up(address: Address, ids: set[str]) -> BackendDown:
-    """What to raise once all that is done was told."""
-    return BackendDown(
-        f"PostgreSQL at {address.shown} did not let go of {min(ids)!r}, which another transaction has locked, within "
-        f"{address.timeout:g} s; all others of the batch are done: end that transaction, or try again."
-    )
+def settled(address: Address, ids: Sequence[str], answers: Sequence[bool | None]) -> list[bool]:
+    """The answers, once all that is done was told. Raises BackendDown if others hold some of the jobs."""
+    held = [id for id, answer in zip(ids, answers, strict=True) if answer is None]
+    if held:
+        raise BackendDown(
+            f"PostgreSQL at {address.shown} did not let go of {min(held)!r}, which another transaction has locked, within "
+            f"{address.timeout:g} s; all others of the batch are done: end that transaction, or try again."
+        )
+    return [bool(answer) for answer in answers]

@@ -16,7 +16,7 @@ def look(server: Server, runs: Sequence[tuple[str, int]]) -> tuple[list[Became],
     it cannot. The locks come first: what ends between them and the look is open, and looked at again.
     """
     ids = rows.texts(sorted({id for id, _ in runs}))
-    calls = (("lock free jobs", ids), ("completing jobs", ids, ids))
+    calls = (("lock free live jobs", ids), ("completing jobs", ids, ids))
     free, found = server.transact(lambda txn: txn.ask(*calls, last=True))
     unlocked = {(id, lease) for id, lease in free}
     known: dict[tuple[str, int], Became] = {}

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
@@ -92,8 +93,8 @@ _ID = rows.MOVING.index("id")
 _KEEP = KEEP_S[RULES[_PLAIN].to]
 
 
-def settle(server: Server, settlements: Sequence[Settlement], at: datetime | None) -> tuple[list[bool], Heard, set[str]]:
-    """End leases; the answer says of each whether it was still held. Last come the jobs that others hold."""
+def settle(server: Server, settlements: Sequence[Settlement], at: datetime | None) -> tuple[Sequence[bool | None], Heard]:
+    """End leases; the answer says of each whether it was still held, or None if another transaction holds its job."""
     return batch.do(server, settlements, attrgetter("id"), lambda txn, some: _settle(txn, some, at))
 
 
@@ -201,8 +202,8 @@ def dead_letters(txn: Txn, queues: Iterable[str]) -> dict[str, str | None]:
 # by hand
 
 
-def cancel(server: Server, ids: Sequence[str], reason: str | None, at: datetime | None) -> tuple[list[bool], Heard, set[str]]:
-    """Stop jobs that wait, and mark those that run. Last come the jobs that others hold."""
+def cancel(server: Server, ids: Sequence[str], reason: str | None, at: datetime | None) -> tuple[Sequence[bool | None], Heard]:
+    """Stop jobs that wait, and mark those that run. None for jobs that others hold."""
     return batch.do(server, ids, str, lambda txn, some: _cancel(txn, some, reason, at))
 
 
@@ -225,59 +226,62 @@ def _cancel(txn: Txn, ids: Sequence[str], reason: str | None, at: datetime | Non
     return answers, heard
 
 
-def revive(server: Server, ids: Sequence[str], reason: str | None, at: datetime | None) -> tuple[list[bool], Heard]:
-    """Finished jobs become live ones; False where RULES has no such way, or a unique key is taken."""
+def revive(server: Server, ids: Sequence[str], reason: str | None, at: datetime | None) -> tuple[Sequence[bool | None], Heard]:
+    """Finished jobs become live ones; False where RULES has no such way, or a key is taken. None for what others hold."""
+    return batch.do(server, ids, str, lambda txn, some: _revive(txn, some, reason, at), "finished")
+
+
+def _revive(txn: Txn, ids: Sequence[str], reason: str | None, at: datetime | None) -> tuple[list[bool], Heard]:
     answers = [False] * len(ids)
     heard = Heard()
-
-    def work(txn: Txn) -> None:
-        heard.__init__()  # type: ignore[misc]  # this may be tried again
-        (finished,) = txn.ask(("lock finished jobs", at, rows.texts(sorted(set(ids)))))
-        found = by_id(finished)
-        places = iter(sorted(one.fresh for one in found.values()))
-        named = {one.seq: id for id, one in found.items()}
-        coming, keys = [], set[str]()
-        for n, id in enumerate(ids):
-            one = found.get(id)
-            key = one.job.unique_key if one is not None else None
-            answers[n] = one is not None and not one.moved and one.found in RULES[Event.REVIVE].sources and key not in keys
-            if answers[n] and one is not None:
-                moves.revive(one.job, reason)
-                one.moved, one.place = True, next(places)
-                if key is not None:
-                    keys.add(key)
-                changed = rows.change(one.job, one.seq, one.place)
-                coming.append(changed | {"id": id, "updated_at": from_epoch(one.instant)})
-        if not coming:
-            return
-        coming.sort(key=lambda one: named[one["seq"]])  # the order in which others enqueue those ids
-        (back,) = txn.ask(("revive", rows.to_json(coming).decode()))
-        came = {seq for (seq,) in back}
-        tallies: dict[tuple[str, str, datetime | None], int] = {}
-        for n, id in enumerate(ids):
-            one = found.get(id)
-            if answers[n] and one is not None:
-                answers[n] = one.seq in came
-                if answers[n]:
-                    tally(tallies, one.queue, one.found, one.due, -1)
-                    tally(tallies, one.job.queue, one.job.status, None, 1)
-                    heard.queues.add(one.job.queue)
-        txn.ask(("write", None, None, *arrays(tallies)), last=True)
-
-    server.transact(work)
+    (finished,) = txn.ask(("lock finished jobs", at, rows.texts(sorted(set(ids)))))
+    found = by_id(finished)
+    places = iter(sorted(one.fresh for one in found.values()))
+    named = {one.seq: id for id, one in found.items()}
+    coming, keys = [], set[str]()
+    for n, id in enumerate(ids):
+        one = found.get(id)
+        key = one.job.unique_key if one is not None else None
+        answers[n] = one is not None and not one.moved and one.found in RULES[Event.REVIVE].sources and key not in keys
+        if answers[n] and one is not None:
+            moves.revive(one.job, reason)
+            one.moved, one.place = True, next(places)
+            if key is not None:
+                keys.add(key)
+            changed = rows.change(one.job, one.seq, one.place)
+            coming.append(changed | {"id": id, "updated_at": from_epoch(one.instant)})
+    if not coming:
+        return answers, heard
+    coming.sort(key=lambda one: named[one["seq"]])  # the order in which others enqueue those ids
+    (back,) = txn.ask(("revive", rows.to_json(coming).decode()))
+    came = {seq for (seq,) in back}
+    tallies: dict[tuple[str, str, datetime | None], int] = {}
+    for n, id in enumerate(ids):
+        one = found.get(id)
+        if answers[n] and one is not None:
+            answers[n] = one.seq in came
+            if answers[n]:
+                tally(tallies, one.queue, one.found, one.due, -1)
+                tally(tallies, one.job.queue, one.job.status, None, 1)
+                heard.queues.add(one.job.queue)
+    txn.ask(("write", None, None, *arrays(tallies)), last=True)
     return answers, heard
 
 
-def drop(server: Server, ids: Sequence[str]) -> tuple[list[bool], Heard]:
-    """Delete what does not run. An id that ends meanwhile is in the second place that is looked at."""
+def drop(server: Server, ids: Sequence[str]) -> tuple[Sequence[bool | None], Heard]:
+    """Delete what does not run. An id that ends meanwhile is in the second place looked at. None for what others hold."""
     heard = Heard()
-    asked = rows.texts(sorted(set(ids)))
+    left: dict[str, bool | None] = {}
     # one after the other, since whoever revives locks `history` first: else each could hold what the other waits for
-    gone = [server.call(statement, asked) for statement in ("drop waiting jobs", "drop ended jobs")]
-    left = {id for found in gone for (id,) in found}
-    heard.ended += left
-    answers = []
-    for id in ids:
-        answers.append(id in left)
-        left.discard(id)
-    return answers, heard
+    for kind, statement in (("live", "drop waiting jobs"), ("finished", "drop ended jobs")):
+        asked = sorted(set(ids) - {id for id, gone in left.items() if gone is not False})
+        answers, _ = batch.do(server, asked, str, partial(_drop, statement), kind)
+        left |= zip(asked, answers, strict=True)
+    heard.ended += [id for id, gone in left.items() if gone]
+    return [left.pop(id, False) for id in ids], heard
+
+
+def _drop(statement: str, txn: Txn, ids: Sequence[str]) -> tuple[list[bool], None]:
+    (found,) = txn.ask((statement, rows.texts(ids)), last=True)
+    gone = {id for (id,) in found}
+    return [id in gone for id in ids], None

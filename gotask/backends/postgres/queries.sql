@@ -99,11 +99,17 @@ SELECT pg_notify(%s, 'queue:' || queue) FROM {lazy}, (SELECT DISTINCT queue FROM
 SELECT pg_notify(%s, topic) FROM {lazy}, unnest(%s) topic
 UNION ALL SELECT pg_notify(%s, 'job:' || id) FROM gotask.waits WHERE id = ANY (%s)
 
--- lock free jobs --
+-- lock free live jobs --
 SELECT id, lease FROM gotask.jobs WHERE id = ANY (%s) ORDER BY id FOR UPDATE SKIP LOCKED
 
 -- live jobs --
 SELECT id FROM gotask.jobs WHERE id = ANY (%s)
+
+-- lock free finished jobs --
+SELECT id FROM gotask.history WHERE id = ANY (%s) ORDER BY id FOR UPDATE SKIP LOCKED
+
+-- finished jobs --
+SELECT id FROM gotask.history WHERE id = ANY (%s)
 
 -- completing jobs --
 SELECT id, lease, status, NULL AS waited_for FROM gotask.jobs WHERE id = ANY (%s)
