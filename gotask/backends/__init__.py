@@ -59,7 +59,8 @@ class Backend(Protocol):
         """End leases. False: fenced off (another lease, another state, or gone), and nothing was changed.
 
         None: not yet, since another transaction holds the job; nothing was changed, so ask again. Only a store in which others
-        can lock a job answers this, and only after it has waited for as long as a call may take.
+        can lock a job answers this, and only after it has waited for as long as a call may take. Such a store has `settle_free`
+        too, which is the same and waits for a moment only.
         """
         ...
 

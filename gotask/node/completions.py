@@ -16,7 +16,7 @@ from gotask.clock import monotonic
 from gotask.model import Became, Job
 from gotask.node import frame
 from gotask.node.ledger import Ledger
-from gotask.node.notices import COMPLETIONS, Notices
+from gotask.node.notices import COMPLETIONS_AT, Notices
 from gotask.policy import Outcome
 from gotask.verdict import uncommitted
 
@@ -42,7 +42,7 @@ class Completions:
 
     def adopt(self) -> None:
         """Take over what a dead predecessor had asked for. What it had settled since is no ticket any more."""
-        left = self._notices.left(COMPLETIONS)
+        left = self._notices.left(COMPLETIONS_AT)
         for ticket, outcome in _decode(left) if left is not None else ():
             if ticket in self._ledger.jobs:
                 self._end(ticket, outcome)
@@ -84,7 +84,7 @@ class Completions:
         if not self._ended or monotonic() < self._look_at:
             return 0
         if self._pause == 0.0:  # there are others than the last time
-            self._notices.leave(_encode(list(self._ended.items())), COMPLETIONS)
+            self._notices.leave(_encode(list(self._ended.items())), COMPLETIONS_AT)
         tickets = list(self._ended)
         known = [(ticket, job) for ticket in tickets if (job := self._ledger.jobs.get(ticket)) is not None]
         ask = getattr(self._backend, "completions", None)

@@ -59,6 +59,8 @@ class Endings:
         """See what became of those that others held up; how many are known by now. Waits for nothing."""
         answers = self._held_up.look()
         self._note_late(answers)
+        if True in answers:  # it may be that one was given back
+            self._leaser.more()
         return sum(held is not None for held in answers)
 
     def _note_late(self, answers: Sequence[bool | None]) -> None:

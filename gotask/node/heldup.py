@@ -1,8 +1,8 @@
 """Endings that the store could not write down, since others hold their jobs: somebody in psql, say, who has locked a row.
 
 They are asked for again and again beside all else, on a thread and a connection of their own, and each time the store waits for
-those jobs as long as a call may take. So whoever lets go of one lets this in first, before anybody finds that its lease has
-lapsed meanwhile. Their slots are free, and what was reported is overwritten, so they are left to the next dispatcher, should
+those jobs as long as a call may take. So whoever lets go of one mostly lets this in first, before anybody finds that its
+lease has lapsed meanwhile. Their slots are free, and what was reported is overwritten, so they are left to the next dispatcher, should
 this one die.
 """
 
@@ -17,7 +17,7 @@ from gotask.backends import Backend
 from gotask.clock import monotonic
 from gotask.errors import BackendDown
 from gotask.model import Beat, Settlement
-from gotask.node.notices import HELD_UP, Notices
+from gotask.node.notices import HELD_UP_AT, Notices
 
 AGAIN_S: Final = 1.0  #: seconds between the beginnings of two tries at least; one that waits for jobs takes longer by itself
 COMPLAIN_S: Final = 10.0  #: seconds between two lines about this
@@ -52,7 +52,7 @@ class HeldUp:
 
     def adopt(self) -> None:
         """Take over what a dead predecessor had in hand."""
-        left = self._notices.left(HELD_UP)
+        left = self._notices.left(HELD_UP_AT)
         self._endings = {(one.id, one.lease): one for one in (_decode(left) if left is not None else ())}
 
     def keep(self, settlements: Sequence[Settlement], answers: Sequence[bool | None]) -> None:
@@ -66,7 +66,6 @@ class HeldUp:
         """The answers of the last try, if it is over and they are new; the next one is begun when it is time. Never waits."""
         answers = self._take()
         if self._answer is None and self._endings and monotonic() >= self._again_at:
-            self._complain()
             self._again_at = monotonic() + AGAIN_S
             self._asked = list(self._endings.values())
             self._answer = self._thread.submit(self._backend.settle_many, self._asked)
@@ -86,6 +85,8 @@ class HeldUp:
             self._endings.pop(run)
         if over:
             self._leave()
+        if self._endings.keys() & {(one.id, one.lease) for one in self._asked}:  # also after it was waited for
+            self._complain()
         return answers
 
     @property
@@ -96,6 +97,7 @@ class HeldUp:
     def close(self) -> None:
         """Wait for nothing: what is under way is done by the store, or not, and both are right."""
         self._thread.shutdown(wait=False)
+        self._take()
         if self._endings:
             log.warning("%s, so the job runs again once its lease has lapsed.", self._said())
 
@@ -107,7 +109,7 @@ class HeldUp:
     def _said(self) -> str:
         first, *others = sorted(self._endings)
         more = f" (and {len(others)} more)" if others else ""
-        return f"The run of job {first[0]}{more} is over, and cannot be written down, since another transaction has locked that"
+        return f"The end of a lease of job {first[0]}{more} cannot be written down, since another transaction has locked it"
 
     def _leave(self) -> None:
-        self._notices.leave(_encode(list(self._endings.values())), HELD_UP)
+        self._notices.leave(_encode(list(self._endings.values())), HELD_UP_AT)

@@ -17,6 +17,7 @@ from gotask.backends import Backend
 from gotask.clock import from_epoch, now
 from gotask.model import Filter, Settlement, Worker
 from gotask.node.heldup import HeldUp
+from gotask.node.settler import settling
 from gotask.states import Event, State
 
 FORGET_S: Final = 86_400.0  #: seconds; a node unseen for so long has lost its jobs to others, or to their lapse
@@ -102,7 +103,7 @@ class Registry:
             page = self._backend.find(Filter(status=State.RUNNING, worker_id=owner, limit=PAGE, cursor=cursor))
             strays = [job for job in page.jobs if (job.id, job.lease) not in keep]
             endings = [Settlement(job.id, job.lease, Event.RELEASE, reason=reason) for job in strays]
-            answers = self._backend.settle_many(endings)
+            answers = settling(self._backend)(endings)
             held_up.keep(endings, answers)
             count += sum(held is True for held in answers)
             cursor = page.next_cursor

@@ -164,6 +164,27 @@ BITES = [
         "tests/chaos/test_postgres_held.py -k holds_up_no_other",
     ),
     Bite(
+        "postgres: a node waits for jobs that others hold, and sends no sign of life meanwhile",
+        "gotask/node/settler.py",
+        'getattr(backend, "settle_free", backend.settle_many)',
+        "backend.settle_many",
+        "tests/chaos/test_postgres_held.py -k its_lease",
+    ),
+    Bite(
+        "postgres: whoever is not to wait for a lock waits for it",
+        f"{FOLDER}/migrations/005-pre-endings.sql",
+        "    IF patience IS NOT NULL THEN\n",
+        "    IF false THEN\n",
+        "tests/conformance/test_postgres_held.py -k answered_at_once",
+    ),
+    Bite(
+        "what a dispatcher leaves is written over what it left before",
+        "gotask/node/notices.py",
+        "at if turns[0] <= turns[1] else at + _OTHER",
+        "at",
+        "tests/unit/test_node.py -k last_whole",
+    ),
+    Bite(
         "postgres: a dispatcher takes what was held up with it",
         "gotask/node/dispatcher.py",
         "        self._held_up.adopt()\n",

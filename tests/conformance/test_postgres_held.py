@@ -90,6 +90,24 @@ def test_one_that_is_held_does_not_hold_up_the_endings_of_others(
     assert State.RUNNING not in {state for _, state in store.counts()}
 
 
+@pytest.mark.parametrize("ends", ENDINGS)
+def test_whoever_does_not_wait_is_answered_at_once(
+    store: postgres.Postgres, servers: Servers, link: psycopg.Connection, jobs: list[Job], ends: str
+) -> None:
+    # Given jobs that run, one of which somebody holds, and a store whose calls may take long
+    HOLDERS["by hand"](store, link, jobs[1])
+    events = ENDINGS[ends]
+    batch = [Settlement(job.id, job.lease, events[n % len(events)]) for n, job in enumerate(jobs)]
+    with closing(postgres.open(f"{servers.postgres.url}?schema=held&timeout=60")) as patient:
+        begun = time.monotonic()
+        # When they are to end without waiting for anybody, then all others do
+        assert patient.settle_free(batch) == [True, None, True, True]
+        assert time.monotonic() - begun < 10.0
+        # And one that is free again ends, and none of them twice
+        link.rollback()
+        assert patient.settle_free(batch) == [False, True, False, False]
+
+
 def test_one_that_is_held_does_not_hold_up_the_cancelling_of_others(
     store: postgres.Postgres, link: psycopg.Connection, jobs: list[Job]
 ) -> None:

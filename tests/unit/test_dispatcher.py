@@ -409,7 +409,7 @@ def test_an_ending_that_others_hold_up_costs_the_node_nothing(
     assert (bench.state(held), bench.state(other)) == (State.RUNNING, State.SUCCESS)
     assert bench.segment.check()["free"] == bench.segment.slots
     bench.turn()
-    assert f"The run of job {held.id} is over, and cannot be written down" in caplog.text
+    assert f"The end of a lease of job {held.id} cannot be written down" in caplog.text
     assert "end that transaction" in caplog.text
     # And more runs meanwhile, the lease of the one that is held is extended, and it is not given back
     more = bench.run_one()

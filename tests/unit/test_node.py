@@ -14,7 +14,7 @@ from gotask.model import ERROR_MAX, Job, Rules, Settlement
 from gotask.node import frame
 from gotask.node.catalog import Catalog
 from gotask.node.ledger import Ledger
-from gotask.node.notices import Notices, TaskSpec
+from gotask.node.notices import COMPLETIONS_AT, HELD_UP_AT, Notices, TaskSpec
 from gotask.node.worker import load_tasks
 from gotask.policy import Outcome
 from gotask.states import Event
@@ -125,6 +125,23 @@ def test_notices_outlive_their_writers_and_a_torn_table_is_no_table() -> None:
     assert board.tasks() is None
     board.cut_off = True
     assert board.cut_off
+
+
+def test_of_what_a_dispatcher_leaves_the_last_whole_one_stands() -> None:
+    # Given a dispatcher that says three times what the next one must know
+    board = Notices()
+    assert board.left(HELD_UP_AT) is None
+    for said in (b"first", b"second", b"third"):
+        board.leave(said, HELD_UP_AT)
+        assert board.left(HELD_UP_AT) == said
+    assert board.left(COMPLETIONS_AT) is None
+    # When it is killed in the middle of the fourth
+    board.leave(b"fourth", HELD_UP_AT)
+    os.pwrite(board._fd, b"\xff", os.fstat(board._fd).st_size - 1)
+    # Then the third stands, and is not overwritten by the next
+    assert board.left(HELD_UP_AT) == b"third"
+    board.leave(b"fifth", HELD_UP_AT)
+    assert board.left(HELD_UP_AT) == b"fifth"
 
 
 nothing: Any = None  # where a part needs no store

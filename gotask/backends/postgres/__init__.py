@@ -115,9 +115,15 @@ class Postgres:
                 self._server.call("survey", SURVEY_S / 2, rows.texts(queues))
 
     def settle_many(self, settlements: Sequence[Settlement]) -> Sequence[bool | None]:
+        return self._settle(settlements, None)
+
+    def settle_free(self, settlements: Sequence[Settlement]) -> Sequence[bool | None]:
+        return self._settle(settlements, batch.MOMENT_S)
+
+    def _settle(self, settlements: Sequence[Settlement], patience_s: float | None) -> Sequence[bool | None]:
         if not settlements:
             return []
-        answers, heard = moving.settle(self._server, settlements, self._at())
+        answers, heard = moving.settle(self._server, settlements, self._at(), patience_s)
         self._tell(heard)
         self._survey()
         return answers

@@ -1,7 +1,8 @@
 """A batch of jobs, done in one transaction; and if others hold some of them, all but those in a second one.
 
 Somebody may hold a job for as long as he likes: a person in psql, or a task that completes its job in a transaction of its own
-and does not end that. A job is waited for as long as a call may take, and others of its batch must not wait for ever with it.
+and does not end that. A job is waited for as long as a call may take, or for a moment only, and others of its batch must not
+wait for ever with it.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ from gotask.errors import BackendDown
 B = TypeVar("B")
 H = TypeVar("H")
 
-LOOK_S: Final = 0.25  #: seconds to see who is held, and to wait for any other lock: the call has taken its time already
+MOMENT_S: Final = 0.25  #: seconds to wait for a lock, of whoever is not to wait, or has waited already
 #: SQLSTATE of a lock, or of a statement as a whole, that took too long
 _LATE: Final = ("55P03", "57014")
 
@@ -36,12 +37,11 @@ def do(
     except BackendDown as error:
         if getattr(error.__cause__, "sqlstate", None) not in _LATE:
             raise
-    return server.transact(lambda txn: _around(txn, server.address.timeout, batch, name, work, kind))
+    return server.transact(lambda txn: _around(txn, batch, name, work, kind))
 
 
 def _around(
     txn: Txn,
-    timeout: float,
     batch: Sequence[B],
     name: Callable[[B], str],
     work: Callable[[Txn, Sequence[B]], tuple[list[bool], H]],
@@ -49,9 +49,8 @@ def _around(
 ) -> tuple[Sequence[bool | None], H]:
     """Do what can be done of a batch without waiting for others. What is there after all free ones were locked, is held."""
     ids = rows.texts(sorted({name(one) for one in batch}))
-    txn.limit(LOOK_S, LOOK_S)
+    txn.limit(MOMENT_S)
     free, there = ({id for id, *_ in found} for found in txn.ask((f"lock free {kind} jobs", ids), (f"{kind} jobs", ids)))
-    txn.limit(timeout, LOOK_S)
     places = [n for n, one in enumerate(batch) if name(one) in free]
     answered, heard = work(txn, [batch[n] for n in places])
     answers: list[bool | None] = [None if name(one) in there else False for one in batch]

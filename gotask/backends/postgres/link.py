@@ -50,14 +50,14 @@ class Link(psycopg.Connection[tuple[Any, ...]]):
         return waiting.wait(self._in_time(gen), self.pgconn.socket, interval=min(LOOK_S, max(0.0, self.deadline - monotonic())))
 
     def _in_time(self, gen: PQGen[T]) -> PQGen[T]:
-        """What `gen` does, until it is late; after each interval psycopg says that nothing is ready."""
+        """What `gen` does, until it is late. Resumed after each interval; by psycopg before 3.2.11 as if all were ready."""
         try:
             state = next(gen)
             while True:
                 ready = yield state
                 if ready:
                     state = gen.send(ready)
-                elif monotonic() >= self.deadline:
+                if monotonic() >= self.deadline:
                     self.pgconn.finish()  # its state is unknown, and whoever cleans up must not wait again
                     raise Late("no answer in time")
         except StopIteration as done:

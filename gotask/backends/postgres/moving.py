@@ -9,6 +9,7 @@ from typing import Any
 from gotask.backends import moves
 from gotask.backends.fields import check_texts
 from gotask.backends.postgres import batch, rows
+from gotask.backends.postgres.link import milliseconds
 from gotask.backends.postgres.server import Rows, Server, Txn
 from gotask.clock import from_epoch, to_epoch
 from gotask.model import Queue, Settlement, Tick
@@ -93,12 +94,19 @@ _ID = rows.MOVING.index("id")
 _KEEP = KEEP_S[RULES[_PLAIN].to]
 
 
-def settle(server: Server, settlements: Sequence[Settlement], at: datetime | None) -> tuple[Sequence[bool | None], Heard]:
-    """End leases; the answer says of each whether it was still held, or None if another transaction holds its job."""
-    return batch.do(server, settlements, attrgetter("id"), lambda txn, some: _settle(txn, some, at))
+def settle(
+    server: Server, settlements: Sequence[Settlement], at: datetime | None, patience_s: float | None = None
+) -> tuple[Sequence[bool | None], Heard]:
+    """End leases; the answer says of each whether it was still held, or None if another transaction holds its job.
+
+    Such a one is waited for as long as a call may take, or for `patience_s` seconds.
+    """
+    return batch.do(server, settlements, attrgetter("id"), lambda txn, some: _settle(txn, some, at, patience_s))
 
 
-def _settle(txn: Txn, settlements: Sequence[Settlement], at: datetime | None) -> tuple[list[bool], Heard]:
+def _settle(
+    txn: Txn, settlements: Sequence[Settlement], at: datetime | None, patience_s: float | None
+) -> tuple[list[bool], Heard]:
     plain: dict[tuple[str, int], int] = {}
     singly: list[int] = []
     known = {s.id for s in settlements if s.event is not _PLAIN or s.error or s.reason or s.crashed}
@@ -112,10 +120,12 @@ def _settle(txn: Txn, settlements: Sequence[Settlement], at: datetime | None) ->
     heard = Heard()
     calls: list[tuple[Any, ...]] = []
     if singly:  # all that is about to change at once, in the order in which everybody locks jobs, lest two wait for each other
+        if patience_s is not None:
+            txn.limit(patience_s)
         calls.append(("lock live jobs", at, rows.texts(sorted({s.id for s in settlements}))))
     if plain:
         chosen = [settlements[n] for _, n in sorted(plain.items())]
-        calls.append(ack(chosen, at))
+        calls.append(ack(chosen, at, patience_s))
     found = txn.ask(*calls, last=not singly)
     if plain:
         for id, lease, queue, limited in found[-1]:
@@ -137,7 +147,7 @@ def _queues(found: Rows) -> list[Queue]:
     return [rows.read_queue(body) for _, body in found]
 
 
-def ack(chosen: Sequence[Settlement], at: datetime | None) -> tuple[Any, ...]:
+def ack(chosen: Sequence[Settlement], at: datetime | None, patience_s: float | None = None) -> tuple[Any, ...]:
     """The call that ends leases well, given in the order of ids; it answers those that were held."""
     return (
         "ack",
@@ -146,6 +156,7 @@ def ack(chosen: Sequence[Settlement], at: datetime | None) -> tuple[Any, ...]:
         rows.any_of(rows.blobs, [s.result for s in chosen]),
         rows.floats([_KEEP if s.due_in is None else s.due_in for s in chosen]),
         at,
+        None if patience_s is None else milliseconds(patience_s),
     )
 
 
@@ -271,14 +282,14 @@ def _revive(txn: Txn, ids: Sequence[str], reason: str | None, at: datetime | Non
 def drop(server: Server, ids: Sequence[str]) -> tuple[Sequence[bool | None], Heard]:
     """Delete what does not run. An id that ends meanwhile is in the second place looked at. None for what others hold."""
     heard = Heard()
-    left: dict[str, bool | None] = {}
+    gone: dict[str, bool | None] = {}
     # one after the other, since whoever revives locks `history` first: else each could hold what the other waits for
     for kind, statement in (("live", "drop waiting jobs"), ("finished", "drop ended jobs")):
-        asked = sorted(set(ids) - {id for id, gone in left.items() if gone is not False})
+        asked = sorted(set(ids) - {id for id, answer in gone.items() if answer is not False})
         answers, _ = batch.do(server, asked, str, partial(_drop, statement), kind)
-        left |= zip(asked, answers, strict=True)
-    heard.ended += [id for id, gone in left.items() if gone]
-    return [left.pop(id, False) for id in ids], heard
+        gone |= zip(asked, answers, strict=True)
+    heard.ended += [id for id, answer in gone.items() if answer]
+    return [gone.pop(id, False) for id in ids], heard
 
 
 def _drop(statement: str, txn: Txn, ids: Sequence[str]) -> tuple[list[bool], None]:

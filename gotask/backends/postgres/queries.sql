@@ -16,7 +16,7 @@ SELECT {columns} FROM {lazy}, gotask.lease_1(%s, %s, %s, %s, %s)
 SELECT id, lease, cancel FROM {lazy}, gotask.extend_1(%s, %s, %s, %s, %s, %s)
 
 -- ack --
-SELECT id, lease, queue, limited FROM gotask.ack_1(%s, %s, %s, %s, %s)
+SELECT id, lease, queue, limited FROM gotask.ack_1(%s, %s, %s, %s, %s, %s)
 
 -- lock live jobs --
 SELECT {standing}
@@ -106,10 +106,11 @@ SELECT id, lease FROM gotask.jobs WHERE id = ANY (%s) ORDER BY id FOR UPDATE SKI
 SELECT id FROM gotask.jobs WHERE id = ANY (%s)
 
 -- lock free finished jobs --
-SELECT id FROM gotask.history WHERE id = ANY (%s) ORDER BY id FOR UPDATE SKIP LOCKED
+SELECT id FROM gotask.history WHERE id = ANY (%s) AND due_at > (SELECT forgotten_until FROM gotask.tended)
+ORDER BY id FOR UPDATE SKIP LOCKED
 
 -- finished jobs --
-SELECT id FROM gotask.history WHERE id = ANY (%s)
+SELECT id FROM gotask.history WHERE id = ANY (%s) AND due_at > (SELECT forgotten_until FROM gotask.tended)
 
 -- completing jobs --
 SELECT id, lease, status, NULL AS waited_for FROM gotask.jobs WHERE id = ANY (%s)

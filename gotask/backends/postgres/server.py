@@ -65,9 +65,9 @@ class Txn:
         self._begun, self.done = True, last
         return [cursor.fetchall() if _has_rows(cursor) else [] for cursor in cursors]
 
-    def limit(self, statement_s: float, lock_s: float) -> None:
-        """Let each statement from now on take so long at most, and each lock that it waits for."""
-        self.ask((_LIMITS, milliseconds(statement_s), milliseconds(lock_s), self._limit))
+    def limit(self, lock_s: float) -> None:
+        """From now on wait for no lock for longer."""
+        self.ask((_LIMITS, self._limit, milliseconds(lock_s), self._limit))
 
     def _execute(self, calls: tuple[tuple[Any, ...], ...]) -> list[Any]:
         return [self._link.execute(self._statements.get(name, name), values, binary=True) for name, *values in calls]

@@ -2,8 +2,9 @@
 
 -- End leases well: the plain endings, which are nearly all. Ids come in order, each once; `keeps` is how many seconds each is
 -- remembered, from now or from when all was forgotten that was due by then: that is later if the clock was ahead for a while.
--- Answers those that were held, and whether somebody may wait for a place of the queue.
-CREATE FUNCTION ack_1(ids text[], leases bigint[], results bytea[], keeps float8[], at timestamptz)
+-- Answers those that were held, and whether somebody may wait for a place of the queue. `patience`, unless it is NULL, is how long
+-- one that others hold is waited for.
+CREATE FUNCTION ack_1(ids text[], leases bigint[], results bytea[], keeps float8[], at timestamptz, patience text)
 RETURNS TABLE (id text, lease bigint, queue text, limited boolean) LANGUAGE plpgsql SET search_path FROM CURRENT
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
 SET enable_mergejoin = off SET jit = off AS $$
@@ -12,6 +13,9 @@ DECLARE
     instant timestamptz := coalesce(at, clock_timestamp());
     running text := 'RUNNING'; -- as a literal it would let the plan begin with all that run
 BEGIN
+    IF patience IS NOT NULL THEN
+        PERFORM set_config('lock_timeout', patience, true);
+    END IF;
     RETURN QUERY WITH held AS (
         SELECT f.seq, a.outcome, a.keep FROM unnest(ids, leases, results, keeps) AS a (id, lease, outcome, keep), LATERAL (
             SELECT seq FROM jobs WHERE jobs.id = a.id AND jobs.lease = a.lease AND status = running FOR UPDATE
