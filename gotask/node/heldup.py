@@ -1,9 +1,9 @@
 """Endings that the store could not write down, since others hold their jobs: somebody in psql, say, who has locked a row.
 
 They are asked for again and again beside all else, on a thread and a connection of their own, and each time the store waits for
-those jobs as long as a call may take. So whoever lets go of one mostly lets this in first, before anybody finds that its
-lease has lapsed meanwhile. Their slots are free, and what was reported is overwritten, so they are left to the next dispatcher, should
-this one die.
+those jobs as long as a call may take. So whoever lets go of one mostly lets this in first, before anybody finds that its lease
+has lapsed meanwhile. Their slots are free, and what was reported is overwritten, so they are left to the next dispatcher,
+should this one die.
 """
 
 import logging
