@@ -63,8 +63,9 @@ def settled(address: Address, ids: Sequence[str], answers: Sequence[bool | None]
     """The answers, once all that is done was told. Raises BackendDown if others hold some of the jobs."""
     held = [id for id, answer in zip(ids, answers, strict=True) if answer is None]
     if held:
+        others = "; all others of the batch are done" if len(ids) > len(held) else ""
         raise BackendDown(
             f"PostgreSQL at {address.shown} did not let go of {min(held)!r}, which another transaction has locked, within "
-            f"{address.timeout:g} s; all others of the batch are done: end that transaction, or try again."
+            f"{address.timeout:g} s{others}: end that transaction, or try again."
         )
     return [bool(answer) for answer in answers]
