@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 from lab import Lab, new, until
-from msgspec import Raw, structs
+from msgspec import Raw, json, structs
 
 from gotask.model import Enqueued, Filter, Job, JobBody, NewJob, Settlement, Strategy
 from gotask.states import FINISHED, LIVE, Event, State
@@ -33,6 +33,30 @@ def test_everything_that_was_said_is_stored(lab: Lab) -> None:
     assert (stored.status, stored.created_at, stored.updated_at) == (State.PENDING, lab.at(0), lab.at(0))
     (leased,) = lab.lease(queue="q")
     assert leased == lab.job("j")
+
+
+def test_neighbours_in_a_batch_keep_what_is_their_own(lab: Lab) -> None:
+    # Given jobs each of which differs from the one before in one thing, or in nothing
+    said = [
+        {}, {}, {"type": "other"}, {"queue": "q"}, {}, {"priority": 9}, {"delay": 5.0}, {"delay": 5.0},
+        {"expires_at": lab.at(9)},
+        {"unique_key": "k"}, {"unique_key": "l"}, {"unique_key": "k"},
+        {"metadata": {"a": 1}}, {"metadata": {"a": True}}, {"metadata": {"a": 1.0}},
+        {"timeout": 1.0}, {"max_retries": 1}, {"payload": Raw(b"[1]")}, {},
+    ]  # fmt: skip
+    asked = [structs.replace(new(id=f"j{at:02}"), **fields) for at, fields in enumerate(said)]
+    # When they are enqueued in one batch
+    answers = lab.store.enqueue_many(asked)
+    # Then each is stored as it was asked for, and the one whose unique key is held is answered with the holder
+    assert [at for at, answer in enumerate(answers) if answer.outcome == "duplicate"] == [11]
+    assert answers[11].job == lab.job("j09")
+    for one, answer in zip(asked, answers, strict=True):
+        if answer.outcome == "created":
+            stored = lab.job(one.id)
+            assert answer.job == stored
+            for name in JobBody.__struct_fields__:
+                assert json.encode(getattr(stored, name)) == json.encode(getattr(one, name)), (one.id, name)
+            assert (stored.due_at is not None) == (one.delay is not None or one.expires_at is not None)
 
 
 def test_what_was_not_said_is_none(lab: Lab) -> None:

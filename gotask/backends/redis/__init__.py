@@ -8,7 +8,7 @@ watch.py    the doorbell                          claims.py, permits.py   what s
 pages.py    lists                                 facts.py    what servers say of themselves, for doctor
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -60,24 +60,25 @@ class Redis:
     def _each(
         self,
         ids: Sequence[str],
-        arguments: Callable[[int], list[Any]],
+        arguments: Callable[[Sequence[int]], Iterable[Any]],
         verb: str,
         *first: Any,
         weigh: Callable[[int], int] = lambda _: 0,
-        read: Callable[[Any, int], Any] = lambda answer, _: answer,
+        read: Callable[[Any, Sequence[int]], Iterable[Any]] = lambda answer, _: answer,
     ) -> list[Any]:
-        """Run a verb for many jobs at their shards, `arguments` giving those of each position; answers in the same order.
+        """Run a verb for many jobs at their shards; answers in the same order.
 
-        Answers are made by `read`, given the script's and the position, while Redis is at the next piece.
+        `arguments` gives those of the jobs at some positions, and `read` makes answers of the script's for them, both while
+        Redis is at another piece.
         """
         answers: list[Any] = [None] * len(ids)
         replicas = self._server.address.wait if verb == "enqueue" else 0
         for root, positions in self._shards.groups(ids):
             pieces = list(_pieces(positions, weigh))
-            calls = ([verb, self._time(), *first, *(part for at in piece for part in arguments(at))] for piece in pieces)
-            for piece, found in zip(pieces, self._server.run_all(root, calls, replicas), strict=True):
-                for at, answer in zip(piece, found, strict=True):
-                    answers[at] = read(answer, at)
+            calls = ([verb, self._time(), *first, *arguments(piece)] for piece in pieces)
+            for piece, answer in zip(pieces, self._server.run_all(root, calls, replicas), strict=True):
+                for at, one in zip(piece, read(answer, piece), strict=True):
+                    answers[at] = one
         return answers
 
     @property
@@ -93,12 +94,15 @@ class Redis:
         return self._enqueue(names, jobs)
 
     def _enqueue(self, names: Sequence[str], jobs: Sequence[NewJob]) -> list[Enqueued]:
+        def of(piece: Sequence[int]) -> tuple[list[str], list[NewJob]]:
+            return [names[at] for at in piece], [jobs[at] for at in piece]
+
         return self._each(
             names,
-            lambda at: rows.enqueue_arguments(names[at], jobs[at]),
+            lambda piece: rows.enqueue_arguments(*of(piece)),
             "enqueue",
             weigh=lambda at: len(bytes(jobs[at].payload)),
-            read=lambda answer, at: rows.read_enqueued(answer, names[at], jobs[at]),
+            read=lambda answer, piece: rows.read_enqueued(answer, *of(piece)),
         )
 
     def _enqueue_claimed(self, names: Sequence[str], jobs: Sequence[NewJob]) -> list[Enqueued]:
@@ -163,7 +167,7 @@ class Redis:
         names = [one.id for one in settlements]
         answers = self._each(
             names,
-            lambda at: rows.settle_arguments(settlements[at]),
+            lambda piece: (part for at in piece for part in rows.settle_arguments(settlements[at])),
             "settle",
             weigh=lambda at: len(settlements[at].result or b""),
         )
@@ -174,7 +178,12 @@ class Redis:
     def extend_many(self, beats: Sequence[Beat], lease_s: float) -> list[Held]:
         check_texts(beats, "note")
         names = [beat.id for beat in beats]
-        answers = self._each(names, lambda at: rows.beat_arguments(beats[at]), "extend", rows.micros_of(lease_s))
+        answers = self._each(
+            names,
+            lambda piece: (part for at in piece for part in rows.beat_arguments(beats[at])),
+            "extend",
+            rows.micros_of(lease_s),
+        )
         if self._shards.several:
             told = [answer.partition(b" ") if isinstance(answer, bytes) else (answer, b"", 0) for answer in answers]
             self._permits.extend(_by_queue(names, [queue or 0 for _, _, queue in told]), lease_s)
@@ -206,7 +215,7 @@ class Redis:
         return self._move(ids, event, reason)
 
     def _move(self, ids: Sequence[str], event: Event, reason: str | None) -> list[bool]:
-        answers = self._each(ids, lambda at: [named(ids[at])], "move", event.value, reason or "")
+        answers = self._each(ids, lambda piece: (named(ids[at]) for at in piece), "move", event.value, reason or "")
         return [answer == 1 for answer in answers]
 
     def _key_is_taken(self, id: str) -> bool:
@@ -216,10 +225,12 @@ class Redis:
         return self._claims.claim(job.unique_key, id) is not None
 
     def drop_many(self, ids: Sequence[str]) -> list[bool]:
-        return [answer == 1 for answer in self._each(ids, lambda at: [named(ids[at])], "drop")]
+        return [answer == 1 for answer in self._each(ids, lambda piece: (named(ids[at]) for at in piece), "drop")]
 
     def get_many(self, ids: Sequence[str]) -> list[Job | None]:
-        return [rows.read(row) if row else None for row in self._each(ids, lambda at: [named(ids[at])], "get")]
+        return [
+            rows.read(row) if row else None for row in self._each(ids, lambda piece: (named(ids[at]) for at in piece), "get")
+        ]
 
     def _get(self, id: str) -> Job | None:
         return self.get_many([id])[0]

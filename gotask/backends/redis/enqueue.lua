@@ -1,9 +1,10 @@
--- enqueue: per job: id, queue, priority, type, payload, more, n, fields: delay, scheduled_at, expires_at, unique_key
--- -> per job: the time it was created at, or the row of the job that stands
+-- enqueue: how many jobs, then per run of jobs alike: queue, priority, type, more, n, fields: delay, scheduled_at, expires_at,
+-- unique_key; how many, and of each its id and payload
+-- -> the time they were created at, then for each that was not: its position, and the row of the job that stands instead
 if verb == 'enqueue' then
-  local most = math.floor((#ARGV - at) / 7) -- jobs with fields are fewer, and leave a gap
-  local seq = call('INCRBY', root .. ':seq', most) - most
-  local answer, accepted = {}, {}
+  local most = take()
+  local seq = call('INCRBY', root .. ':seq', most) - most -- a job that is not created leaves a gap
+  local answer, position = {now_text}, 0
 
   -- What stands in the way of a job: one of its id, or the live one that has its unique key. If nothing does, the job is
   -- there from now on.
@@ -16,7 +17,8 @@ if verb == 'enqueue' then
     return call('HSETNX', key, 'seq', seq_text) == 0 and id
   end
 
-  local function tell(key, queue, priority, status, said)
+  -- What the hashes of a run's jobs have beside `seq`.
+  local function told(queue, priority, status, said)
     local fields = {}
     local function add(field, value, default)
       if value and value ~= default then
@@ -29,44 +31,40 @@ if verb == 'enqueue' then
     add('priority', priority, DEFAULTS.priority)
     add('expires_at', said.expires_at)
     add('unique_key', said.unique_key)
-    if fields[1] then call('HSET', key, unpack(fields)) end
+    return fields
   end
 
   while at < #ARGV do
-    local id, queue, priority, kind, payload, more, n = unpack(ARGV, at + 1, at + 7)
-    local said = fields_from(at + 8, n)
-    at = at + 7 + 2 * n
-    seq = seq + 1
-    local key, seq_text = JOB .. id, string.format('%d', seq)
-    local stands = standing(id, key, seq_text, said.unique_key)
-    if stands then
-      answer[#answer + 1] = row_of(load(stands))
-    else
-      local status, due = 'PENDING', said.expires_at
-      if n ~= '0' then
-        local wakes = math.max(now + number(said.delay), number(said.scheduled_at))
-        if wakes > now then status, due = 'SCHEDULED', string.format('%d', wakes) end
-      end
-      if n ~= '0' or queue ~= DEFAULTS.queue or priority ~= DEFAULTS.priority then
-        tell(key, queue, priority, status, said)
-      end
-      if more == '' then
-        call('XADD', LOG, seq_text .. '-0', 'id', id, 'at', now_text, 'type', kind, 'payload', payload)
+    local queue, priority, kind, more, n = unpack(ARGV, at + 1, at + 5)
+    local said = fields_from(at + 6, n)
+    at = at + 5 + 2 * n
+    local status, due = 'PENDING', said.expires_at
+    local wakes = math.max(now + number(said.delay), number(said.scheduled_at))
+    if wakes > now then status, due = 'SCHEDULED', string.format('%d', wakes) end
+    local fields, born, accepted = told(queue, priority, status, said), ' ' .. now_text .. ' ' .. kind, 0
+    for _ = 1, take() do
+      local id, payload = take(), take()
+      position, seq = position + 1, seq + 1
+      local key, seq_text = JOB .. id, string.format('%d', seq)
+      local stands = standing(id, key, seq_text, said.unique_key)
+      if stands then
+        answer[#answer + 1] = position
+        answer[#answer + 1] = row_of(load(stands))
       else
-        call('XADD', LOG, seq_text .. '-0', 'id', id, 'at', now_text, 'type', kind, 'payload', payload, 'more', more)
+        if fields[1] then call('HSET', key, unpack(fields)) end
+        if more == '' then
+          call('XADD', LOG, seq_text, 'job', id .. born, 'payload', payload)
+        else
+          call('XADD', LOG, seq_text, 'job', id .. born, 'payload', payload, 'more', more)
+        end
+        stand(enter, id, status, queue, priority, seq_text, seq, due)
+        accepted = accepted + 1
       end
-      stand(enter, id, status, queue, priority, seq_text, seq, due)
-      local of = accepted[queue] or {}
-      accepted[queue] = of
-      of[status] = (of[status] or 0) + 1
-      answer[#answer + 1] = now_text
     end
-  end
-  for queue, of in pairs(accepted) do
-    for status, n in pairs(of) do
-      count(status, queue, n)
+    if accepted > 0 then
+      count(status, queue, accepted)
+      rung[':queue:' .. queue] = true -- also for those that sleep: whoever keeps the time must know of an earlier one
     end
-    rung[':queue:' .. queue] = true -- also for those that sleep: whoever keeps the time must know of an earlier one
   end
   return done(answer)
 end

@@ -39,16 +39,17 @@ if verb == 'page' then
     else
       local from = cursor and string.format('(%d-0', cursor) or '+'
       for _, entry in ipairs(call('XREVRANGE', LOG, from, '-', 'COUNT', 100)) do
-        jobs[#jobs + 1] = {tonumber(entry[1]:match('^%d+')), entry[2][2], entry[2]}
+        jobs[#jobs + 1] = {tonumber(entry[1]:match('^%d+')), entry[2][2]:match('^%S+'), entry[2]}
       end
     end
     return jobs
   end
 
   local function matches(job, body)
+    local accepted, its_kind = body[2]:match('^%S+ (%d+) (.*)$')
     return equal(status, job.status) and equal(queue, job.queue) and equal(worker, job.worker_id)
-      and equal(unique, job.unique_key) and equal(kind, body[6])
-      and (after == '' or number(body[4]) >= number(after)) and (before == '' or number(body[4]) < number(before))
+      and equal(unique, job.unique_key) and equal(kind, its_kind)
+      and (after == '' or number(accepted) >= number(after)) and (before == '' or number(accepted) < number(before))
   end
 
   local rows, looked = {}, 0

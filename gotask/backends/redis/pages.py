@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from heapq import merge
 from typing import Any, Final
 
@@ -39,8 +40,9 @@ def _top(found: list[tuple[int, rows.Flat]]) -> str:
     return str(rows.seq_of(found[0][1]) + 1) if found else "1"
 
 
-def _accepted(one: tuple[int, rows.Flat]) -> tuple[int, bytes]:
-    return int(one[1][1]), one[1][0]
+def _accepted(one: tuple[int, rows.Flat]) -> tuple[datetime, str]:
+    id, accepted, _ = rows.born_as(one[1])
+    return accepted, id
 
 
 def _rows(run: Run, root: str, wanted: Sequence[Any], cursor: str, skip: int, n: int) -> list[rows.Flat]:

@@ -6,8 +6,9 @@
 --   :job:ID        hash     what changes of a job, and what it is found by: seq, status, queue, priority, place (if it is not
 --                           seq), permit and odd (see lease.lua), lease, worker_id ...; a field that is not there has its
 --                           default, and updated_at is there only when no other of its times is as late
---   :log           stream   one entry SEQ-0 per job, the oldest first: id, at (when it was accepted), type, payload, and as
---                           `more` the rest of its body, as JSON, if there is any. Written once, deleted when the job is forgotten
+--   :log           stream   one entry SEQ-0 per job, the oldest first: as `job` its id, when it was accepted and its type; its
+--                           payload; as `more` the rest of its body, as JSON, if there is any. Written once, deleted when the job is
+--                           forgotten
 --   :ready:QUEUE   zset     PENDING jobs by priority, then place: see score()
 --   :leases        zset     RUNNING jobs by the time their lease lapses
 --   :due           zset     all others that have a time, by it: when to wake, to expire, to be forgotten
@@ -27,7 +28,7 @@
 -- Channels (a message says only that something happened): ROOT:queue:NAME, ROOT:job:ID, ROOT:node:OWNER.
 --
 -- ARGV is a verb, the time ('' unless a test moves the clock), then what the verb takes. Answers are flat lists. A job is
--- answered as a row: id, at, type, payload, more, due ('' if never), then field, value, field, value ... of its hash.
+-- answered as a row: job (as in the log), payload, more, due ('' if never), then field, value, field, value ... of its hash.
 -- Made from gotask/states.py and model.py by script.py: above this text RARE, DEFAULTS and a few numbers; above moves.lua
 -- RULES, ON_DUE, FINISHED, KEEP. Each verb returns where it stands, so that a call makes nothing that only others need.
 
@@ -160,7 +161,7 @@ end
 
 local function row(job, body, due)
   body = body or body_of(job.seq)
-  return {job.id, body[4], body[6], body[8], body[10] or '', due, unpack(job.hash)}
+  return {body[2], body[4], body[6] or '', due, unpack(job.hash)}
 end
 
 local function row_of(job, body)

@@ -1,11 +1,12 @@
 """Between Structs and the flat lists that redis.lua takes and answers.
 
-A job is answered as id, at, type, payload, more, due, then field, value, field, value ... of its hash. Times are whole
-microseconds. Nothing here names a field but to say that it is special.
+A job is answered as job (its id, when it was accepted, its type), payload, more, due, then field, value, field, value ...
+of its hash. Times are whole microseconds. Nothing here names a field but to say that it is special.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
+from itertools import groupby
 from typing import Any, Final, get_origin
 
 import msgspec
@@ -27,6 +28,7 @@ _RUNNING: Final = RULES[Event.LEASE].to
 _SLEEPS: Final = RULES[Event.SNOOZE].to  # where a job for later waits
 _WAITS: Final = ON_DUE[_SLEEPS].to[0]
 
+OWN: Final = 4  #: where the fields of a row's hash begin
 Flat = list[Any]  #: what hiredis makes of an answer: bytes, whole numbers, and lists of them
 
 
@@ -38,14 +40,14 @@ def micros_of(seconds: float) -> int:
     return round(seconds * MICROSECONDS)
 
 
-def moment(text: bytes) -> datetime:
+def moment(text: bytes | str) -> datetime:
     return from_epoch(int(text) / MICROSECONDS)
 
 
 def attempts(text: bytes) -> list[Attempt]:
     found = msgspec.json.decode(text, type=list[tuple[str | None, str | None, str | None, str, str | None]])
     return [
-        Attempt(worker, started and moment(started.encode()), ended and moment(ended.encode()), outcome, error)  # type: ignore[arg-type]
+        Attempt(worker, started and moment(started), ended and moment(ended), outcome, error)  # type: ignore[arg-type]
         for worker, started, ended, outcome, error in found
     ]
 
@@ -68,13 +70,19 @@ _FIELDS: Final = {
 }
 
 
+def born_as(row: Flat) -> tuple[str, datetime, str]:
+    """The id of a job, when it was accepted, and its type."""
+    id, accepted, type = row[0].decode().split(" ", 2)
+    return id, moment(accepted), type
+
+
 def read(row: Flat) -> Job:
     """A row as a Job."""
-    created = moment(row[1])
-    job = Job(id=row[0].decode(), type=row[2].decode(), payload=Raw(row[3]), created_at=created, updated_at=created)
-    if row[5]:
-        job.due_at = from_epoch(float(row[5]) / MICROSECONDS)
-    for at in range(6, len(row), 2):
+    id, created, type = born_as(row)
+    job = Job(id=id, type=type, payload=Raw(row[1]), created_at=created, updated_at=created)
+    if row[3]:
+        job.due_at = from_epoch(float(row[3]) / MICROSECONDS)
+    for at in range(OWN, len(row), 2):
         field = row[at]
         found = _FIELDS.get(field)
         if found is not None:  # else what only the script needs, or a newer version
@@ -83,15 +91,15 @@ def read(row: Flat) -> Job:
     for latest in (job.started_at, job.completed_at):
         if latest is not None and latest > job.updated_at:  # type: ignore[operator]
             job.updated_at = latest
-    if row[4]:
-        more = _more.decode(row[4])
+    if row[2]:
+        more = _more.decode(row[2])
         for name in MORE:
             setattr(job, name, getattr(more, name))
     return job
 
 
 def seq_of(row: Flat) -> int:
-    return next(int(row[at + 1]) for at in range(6, len(row), 2) if row[at] == b"seq")
+    return next(int(row[at + 1]) for at in range(OWN, len(row), 2) if row[at] == b"seq")
 
 
 def read_leased(answer: Flat, owner: str) -> list[Job]:
@@ -109,16 +117,25 @@ def read_leased(answer: Flat, owner: str) -> list[Job]:
     return jobs
 
 
-def read_enqueued(answer: Any, id: str, new: NewJob) -> Enqueued:
-    """The answer to one enqueue: when it was created, or the row of the job that stands."""
-    if isinstance(answer, list):
-        stands = read(answer)
-        return Enqueued("duplicate" if stands.id != id or same_body(new, stands) else "conflict", stands)
-    now = int(answer) / MICROSECONDS
+def read_enqueued(answer: Flat, ids: Iterable[str], jobs: Iterable[NewJob]) -> list[Enqueued]:
+    """The answer of `enqueue`: when jobs were created, and the rows of those that stand instead, by position."""
+    now = int(answer[0]) / MICROSECONDS
+    instead = dict(zip(answer[1::2], answer[2::2], strict=True))
+    return [
+        _stands(read(instead[at]), id, new) if at in instead else Enqueued("created", _created(new, id, now))
+        for at, (id, new) in enumerate(zip(ids, jobs, strict=True), 1)
+    ]
+
+
+def _stands(job: Job, id: str, new: NewJob) -> Enqueued:
+    return Enqueued("duplicate" if job.id != id or same_body(new, job) else "conflict", job)
+
+
+def _created(new: NewJob, id: str, now: float) -> Job:
     due = max(now + (new.delay or 0.0), to_epoch(new.scheduled_at) if new.scheduled_at is not None else 0.0)
     if due > now:
-        return Enqueued("created", born(new, id, _SLEEPS, from_epoch(due), from_epoch(now)))
-    return Enqueued("created", born(new, id, _WAITS, new.expires_at, from_epoch(now)))
+        return born(new, id, _SLEEPS, from_epoch(due), from_epoch(now))
+    return born(new, id, _WAITS, new.expires_at, from_epoch(now))
 
 
 def read_tick(answer: Flat) -> Tick:
@@ -141,18 +158,27 @@ def _told() -> Callable[[NewJob], bytes]:
 more_of: Final = _told()
 
 
-def enqueue_arguments(id: str, new: NewJob) -> Flat:
-    flat: Flat = [id, new.queue, new.priority, new.type, bytes(new.payload), more_of(new), 0]
-    if new.delay is not None:
-        flat += ("delay", micros_of(new.delay))
-    if new.scheduled_at is not None:
-        flat += ("scheduled_at", micros(new.scheduled_at))
-    if new.expires_at is not None:
-        flat += ("expires_at", micros(new.expires_at))
-    if new.unique_key is not None:
-        flat += ("unique_key", new.unique_key)
-    flat[6] = (len(flat) - 7) // 2
+def enqueue_arguments(ids: Sequence[str], jobs: Sequence[NewJob]) -> Flat:
+    """Of each run of jobs alike, what they share is said once."""
+    flat: Flat = [len(jobs)]
+    for shared, run in groupby(zip(ids, jobs, strict=True), lambda one: _shared(one[1])):
+        own = [part for id, new in run for part in (id, bytes(new.payload))]
+        flat += (*shared, len(own) // 2, *own)
     return flat
+
+
+def _shared(new: NewJob) -> tuple[Any, ...]:
+    """All but id and payload."""
+    fields: tuple[Any, ...] = ()
+    if new.delay is not None:
+        fields += ("delay", micros_of(new.delay))
+    if new.scheduled_at is not None:
+        fields += ("scheduled_at", micros(new.scheduled_at))
+    if new.expires_at is not None:
+        fields += ("expires_at", micros(new.expires_at))
+    if new.unique_key is not None:
+        fields += ("unique_key", new.unique_key)
+    return new.queue, new.priority, new.type, more_of(new), len(fields) // 2, *fields
 
 
 def settle_arguments(one: Settlement) -> Flat:
