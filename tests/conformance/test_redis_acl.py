@@ -101,13 +101,13 @@ def test_all_that_can_happen_happens_with_these_rights(server: Redis, shards: in
     ids=lambda words: " ".join(map(str, words[:2])),
 )
 def test_what_is_not_needed_is_refused(server: Redis, words: tuple[str, ...]) -> None:
-    with pytest.raises(Exception, match=r"no permissions|can't run this command|can't access") as caught:
+    with pytest.raises(Exception, match=r"(?i)no permissions|can't run this command|can't access") as caught:
         seen_from(server, LOGIN).command(*words)
     assert isinstance(caught.value, NoPermissionError) or "script" in str(caught.value)
 
 
 def test_another_prefix_is_refused(server: Redis) -> None:
-    assert "no permissions to access one of the keys" in refusal(url(server, "?prefix=other"))
+    assert re.search("(?i)no permissions to access (one of the keys|a key)", refusal(url(server, "?prefix=other")))
 
 
 def test_what_is_optional_needs_its_right(start_redis: StartRedis) -> None:

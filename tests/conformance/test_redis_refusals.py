@@ -1,5 +1,6 @@
 """What the Redis storage refuses, or cannot reach: one sentence, in time, and of the kind that says if trying again helps."""
 
+import re
 import socket
 import threading
 import time
@@ -35,17 +36,19 @@ def test_a_wrong_password_and_a_missing_one(start_redis: StartRedis) -> None:
 @pytest.mark.parametrize(
     ("rights", "lacks"),
     [
-        ("~* &* +@all -info", "this user has no permissions to run the 'info' command"),
-        ("~* &* +@all -evalsha", "this user has no permissions to run the 'evalsha' command"),
-        ("~other:* &* +@all", "this user has no permissions to access one of the keys used as arguments"),
+        ("~* &* +@all -info", "no permissions to run the 'info' command"),
+        ("~* &* +@all -evalsha", "no permissions to run the 'evalsha' command"),
+        ("~other:* &* +@all", "no permissions to access (one of the keys|a key)"),
     ],
 )
 def test_a_right_that_is_missing_is_named(start_redis: StartRedis, rights: str, lacks: str) -> None:
     server = start_redis(user=["default off", f"app on >pw {rights}", "root on >pw ~* &* +@all"], login=("root", "pw"))
-    assert refusal(f"redis://app:pw@{server.address}") == (
-        f"Redis at redis://app:***@{server.address} does not let us do this ({lacks}); look at the user, the password and "
-        "the ACL."
-    )
+    said = refusal(f"redis://app:pw@{server.address}")
+    assert re.fullmatch(
+        rf"(?i)Redis at redis://app:\*\*\*@{server.address} does not let us do this \(.*{lacks}.*\); look at the user, the "
+        r"password and the ACL\.",
+        said,
+    ), said
 
 
 def test_a_database_and_a_kind_of_server_that_are_not_there(start_redis: StartRedis, servers: Servers) -> None:

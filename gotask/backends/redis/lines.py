@@ -7,6 +7,7 @@ takes to answer. A line is shared by threads; in a forked child it starts with n
 import os
 import select
 from collections.abc import Iterable, Iterator, Sequence
+from inspect import signature
 from typing import Any, Final, Protocol, cast
 
 from hiredis import pack_command
@@ -24,6 +25,10 @@ CONNECT_S: Final = 1.0  #: seconds for a connection to be made
 MADE_MOST: Final = 2**31  #: connections that redis-py may make: it counts ours and never sees one end, and stops at 100
 WAIT_SHARE: Final = 0.8  #: part of a call's deadline that replicas may take
 AHEAD: Final = 1  #: commands sent before the answer to the one before them is read
+#: keeps redis-py, by the options of its version, from naming itself: two calls for each connection, and a right of its own
+UNNAMED: Final[dict[str, Any]] = dict.fromkeys(
+    ("driver_info",) if "driver_info" in signature(AbstractConnection).parameters else ("lib_name", "lib_version")
+)
 Info = dict[str, Any]
 Command = Sequence[Any]
 
@@ -73,6 +78,7 @@ def _options(address: Address) -> dict[str, Any]:
         "retry": Retry(NoBackoff(), 0),  # whoever calls knows better whether to try again
         "max_connections": MADE_MOST,
         "protocol": 2,
+        **UNNAMED,
         **address.login,
     }
 
@@ -175,7 +181,7 @@ def _client(address: Address) -> Redis:
     if address.kind == "sentinel":
         secure = {name: value for name, value in options.items() if name.startswith("ssl")}
         asking = {
-            name: options[name] for name in ("socket_timeout", "socket_connect_timeout", "retry", "protocol")
+            name: options[name] for name in ("socket_timeout", "socket_connect_timeout", "retry", "protocol", *UNNAMED)
         } | address.sentinel_login
         sentinel = Sentinel(address.hosts, sentinel_kwargs=asking | secure)
         return cast(Redis, sentinel.master_for(address.service, **options))
