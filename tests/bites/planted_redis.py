@@ -90,8 +90,8 @@ BITES = [
     Bite(
         "redis: a connection that comes back after the end is kept",
         "gotask/backends/redis/lines.py",
-        "        if self._closed or free is not self._free:",
-        "        if False:",
+        "        free.append(link)\n        if self._closed or free is not self._free:",
+        "        self._free.append(link)\n        if False:",
         "tests/conformance/test_redis_outages.py -k comes_back_after",
     ),
     Bite(
