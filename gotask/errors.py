@@ -75,7 +75,7 @@ class BackendDown(GotaskError):
 
     def __init__(self, message: str | None = None, *, retry_after: float | None = 1.0, refused: bool = False) -> None:
         super().__init__(message, retry_after=retry_after)
-        self.refused = refused  #: the store did answer, and will refuse the like for a while: it is full, say
+        self.refused = refused  #: the store will refuse the like for a while: it is full, say. Of a batch, a part may be done
 
 
 class NotConfigured(GotaskError):

@@ -109,7 +109,7 @@ def redis(url: str) -> Iterator[Finding]:
         return
     try:
         from gotask.backends.redis import facts
-        from gotask.backends.redis.server import POLICY
+        from gotask.backends.redis.sentences import POLICY
 
         found = facts.look(url)
     except (GotaskError, ModuleNotFoundError):

@@ -5,16 +5,16 @@ from tests.bites.planted import Bite
 BITES = [
     Bite(
         "redis: a server that may evict jobs is not refused",
-        "gotask/backends/redis/server.py",
+        "gotask/backends/redis/sentences.py",
         "if policy != POLICY:",
         "if not policy:",
         "tests/conformance/test_redis_refusals.py -k evict",
     ),
     Bite(
         "redis: a server that is too old is not refused",
-        "gotask/backends/redis/server.py",
-        "        if version_of(info) < OLDEST:",
-        "        if version_of(info) < (0, 0):",
+        "gotask/backends/redis/sentences.py",
+        "    if version_of(info) < OLDEST:",
+        "    if version_of(info) < (0, 0):",
         "tests/conformance/test_redis_refusals.py -k old",
     ),
     Bite(
@@ -27,8 +27,8 @@ BITES = [
     Bite(
         "redis: what has ended leaves its claim",
         "gotask/backends/redis/__init__.py",
-        "            self._claims.sweep()\n",
-        "            pass\n",
+        "                self._claims.sweep()\n",
+        "                pass\n",
         "tests/conformance/test_redis_keys.py -k nothing_is_left",
     ),
     Bite(
@@ -55,8 +55,8 @@ BITES = [
     Bite(
         "redis: a store may be opened with another number of shards",
         "gotask/backends/redis/server.py",
-        "            if stored != self.address.shards:",
-        "            if stored < 0:",
+        "        if stored != self.address.shards:",
+        "        if stored < 0:",
         "tests/conformance/test_redis_keys.py -k shards_is_for_life",
     ),
     Bite(
@@ -72,6 +72,69 @@ BITES = [
         "            self._free, self._process = [], os.getpid()\n",
         "            pass\n",
         "tests/conformance/test_redis.py -k forked",
+    ),
+    Bite(
+        "redis: reconnecting closes the client of a Cluster under the calls of others",
+        "gotask/backends/redis/cluster.py",
+        "            over = shared is not None and not shared.users",
+        "            over = shared is not None",
+        "tests/conformance/test_redis_outages.py -k others_reconnect",
+    ),
+    Bite(
+        "redis: the client of a Cluster that was given up is never closed",
+        "gotask/backends/redis/cluster.py",
+        "                over = not shared.users and shared is not self._made",
+        "                over = False",
+        "tests/conformance/test_redis_outages.py -k comes_back_after",
+    ),
+    Bite(
+        "redis: a connection that comes back after the end is kept",
+        "gotask/backends/redis/lines.py",
+        "        free.append(link)\n        if self._closed or free is not self._free:",
+        "        self._free.append(link)\n        if False:",
+        "tests/conformance/test_redis_outages.py -k comes_back_after",
+    ),
+    Bite(
+        "redis: a broken connection ends who listens",
+        "gotask/backends/redis/watch.py",
+        "            except Exception:",
+        "            except OSError:",
+        "tests/conformance/test_redis_outages.py -k pulled_away",
+    ),
+    Bite(
+        "redis: a master that was cut off is asked for ever",
+        "gotask/backends/redis/sentences.py",
+        'ELSEWHERE: Final = ("READONLY", "MASTERDOWN", "NOREPLICAS")',
+        'ELSEWHERE: Final = ("READONLY", "MASTERDOWN")',
+        "tests/conformance/test_redis_outages.py -k cut_off",
+    ),
+    Bite(
+        "redis: a policy that is set later is not noticed",
+        "gotask/backends/redis/server.py",
+        "monotonic() - self._judged.get(place, -inf) < FRESH_S",
+        "place in self._judged",
+        "tests/conformance/test_redis_outages.py -k set_later",
+    ),
+    Bite(
+        "redis: a dead shard ends the turn of the others",
+        "gotask/backends/redis/outage.py",
+        "        return isinstance(error, BackendDown)",
+        "        return False",
+        "tests/conformance/test_redis_outages.py -k dead_master",
+    ),
+    Bite(
+        "redis: a lease whose answer was lost is not told of",
+        "gotask/backends/redis/__init__.py",
+        "        self._unheard, unheard = Outage(), self._unheard\n        unheard.over()\n        rest",
+        "        rest",
+        "tests/conformance/test_redis_outages.py -k lost_is_told",
+    ),
+    Bite(
+        "redis: a batch that was refused amid its pieces seems not to be there",
+        "gotask/backends/redis/__init__.py",
+        "            raise in_part(outage.error)",
+        "            raise outage.error",
+        "tests/conformance/test_redis_outages.py -k amid_a_batch",
     ),
     Bite(
         "a password of a Sentinel is logged",

@@ -3,12 +3,14 @@
 import json
 import re
 import time
+from collections.abc import Callable
 from typing import Final
 
+import httpx
 import pytest
 
 from gotask.backends.redis import script
-from tests.e2e.conftest import ROOT, Ground, one_line
+from tests.e2e.conftest import ROOT, Ground, one_line, until
 from tests.servers.fixtures import StartRedis
 from tests.servers.redis import Redis
 
@@ -82,6 +84,49 @@ def test_doctor_knows_redis(ground: Ground, start_redis: StartRedis) -> None:
     gone = findings(away, code=1)
     assert gone["storage"][0] == "bad"
     assert "redis" not in gone
+
+
+def few_replicas(server: Redis, ill: bool) -> None:
+    server.command("CONFIG", "SET", "min-replicas-to-write", int(ill))
+
+
+def no_disk(server: Redis, ill: bool) -> None:
+    """A folder stands where the snapshot should be, which not even root can write over."""
+    place = server.folder / "dump.rdb"
+    if ill:
+        place.unlink(missing_ok=True)
+        place.mkdir()
+    else:
+        place.rmdir()
+    server.command("BGSAVE")
+    verdict = "err" if ill else "ok"
+    until("it is known", lambda: server.facts("INFO", "persistence")["rdb_last_bgsave_status"] == verdict)
+
+
+@pytest.mark.parametrize(
+    ("fall", "why"),
+    [(few_replicas, "fewer replicas in step than"), (no_disk, "cannot write its files")],
+    ids=["replicas", "disk"],
+)
+def test_a_server_on_a_redis_that_takes_no_writes_is_not_ready(
+    ground: Ground, start_redis: StartRedis, fall: Callable[[Redis, bool], None], why: str
+) -> None:
+    # Given a server on a Redis that answers, and takes no writes
+    redis = start_redis(save="3600 1000000")
+    server = ground.start("gotask-server", f"-storage={redis.url}")
+    until("the server", lambda: ground.get("/ready")[0] == 200)
+    fall(redis, True)
+    # When a job is refused, by name
+    answer = httpx.post(f"{ground.url}/api/v1/jobs", json={"type": "echo"})
+    assert (answer.status_code, why in answer.json()["detail"]) == (503, True)
+    # Then it is not ready, and says why
+    status, body = ground.get("/ready")
+    assert (status, why in body["detail"]) == (503, True)
+    # And it is, once a job is taken
+    fall(redis, False)
+    until("it takes jobs", lambda: httpx.post(f"{ground.url}/api/v1/jobs", json={"type": "echo"}).status_code == 201)
+    assert ground.get("/ready")[0] == 200
+    assert server.stop() == 0
 
 
 @pytest.mark.timeout(180)

@@ -1,14 +1,16 @@
 """The Redis storage: one Lua script makes every change, in one atomic step.
 
 address.py  from a URL to servers and options     redis.lua   the keys, and what all verbs of the script share
-lines.py    connections                           *.lua       its verbs
-server.py   calls of the script, errors           script.py   the tables of gotask.states as Lua
+lines.py, cluster.py      connections             *.lua       its verbs
+server.py, sentences.py   calls of the script, and errors; outage.py: of one shard
+                                                  script.py   the tables of gotask.states as Lua
 rows.py     Structs and flat lists                shards.py   which keys a job lies under
 watch.py    the doorbell                          claims.py, permits.py   what several shards decide at one
 pages.py    lists                                 facts.py    what servers say of themselves, for doctor
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import count
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -18,8 +20,10 @@ from gotask.backends.fields import can_match, check_by_hand, check_texts
 from gotask.backends.redis import pages, rows
 from gotask.backends.redis.address import parse
 from gotask.backends.redis.claims import Claims
+from gotask.backends.redis.outage import Outage
 from gotask.backends.redis.permits import Permits, Reserved
 from gotask.backends.redis.script import MICROSECONDS
+from gotask.backends.redis.sentences import in_part
 from gotask.backends.redis.server import Server
 from gotask.backends.redis.shards import named
 from gotask.backends.redis.watch import RedisWatch
@@ -49,7 +53,8 @@ class Redis:
         self._shards = server.shards
         self._claims = Claims(self._shards, self._run, self._get, server.address.timeout + AFTER_TIMEOUT_S)
         self._permits = Permits(self._shards, self._run, lambda: self.all(Queue))
-        self._turn = 0  # the shard that is asked first for jobs
+        self._lease_turn, self._tick_turn = count(), count()  # which shard comes first
+        self._unheard = Outage()  # of the latest lease
 
     def _run(self, root: str, verb: str, *arguments: Any) -> Any:
         return self._server.run(root, verb, self._time(), *arguments)
@@ -65,20 +70,31 @@ class Redis:
         *first: Any,
         weigh: Callable[[int], int] = lambda _: 0,
         read: Callable[[Any, Sequence[int]], Iterable[Any]] = lambda answer, _: answer,
+        known: Callable[[list[Any]], None] = lambda _: None,
     ) -> list[Any]:
         """Run a verb for many jobs at their shards; answers in the same order.
 
         `arguments` gives those of the jobs at some positions, and `read` makes answers of the script's for them, both while
-        Redis is at another piece.
+        Redis is at another piece. If one of several shards fails, the others are asked, and `known` is called with what they
+        answered, before that is raised; None is unknown.
         """
         answers: list[Any] = [None] * len(ids)
         replicas = self._server.address.wait if verb == "enqueue" else 0
+        outage, several = Outage(), False
         for root, positions in self._shards.groups(ids):
             pieces = list(_pieces(positions, weigh))
-            calls = ([verb, self._time(), *first, *arguments(piece)] for piece in pieces)
-            for piece, answer in zip(pieces, self._server.run_all(root, calls, replicas), strict=True):
-                for at, one in zip(piece, read(answer, piece), strict=True):
-                    answers[at] = one
+            several = several or len(pieces) > 1
+            with outage:
+                calls = ([verb, self._time(), *first, *arguments(piece)] for piece in pieces)
+                for piece, answer in zip(pieces, self._server.run_all(root, calls, replicas), strict=True):
+                    for at, one in zip(piece, read(answer, piece), strict=True):
+                        answers[at] = one
+        if self._shards.several:
+            with outage:
+                known(answers)
+        if outage.error is not None and verb == "enqueue" and (several or any(answers)):
+            raise in_part(outage.error)
+        outage.over()
         return answers
 
     @property
@@ -124,17 +140,29 @@ class Redis:
             return self._lease_anywhere(wants, permits, owner, lease_s)
 
     def _lease_anywhere(self, wants: Mapping[str, int], permits: Reserved, owner: str, lease_s: float) -> list[Job]:
+        """From all shards that answer, in turn. What one leased whose answer was lost has no owner who knows, so it is said,
+        in place of the next lease if others gave jobs; one that could not be asked is left out.
+        """
+        self._unheard, unheard = Outage(), self._unheard
+        unheard.over()
         rest = dict(wants) | {queue: n for queue, (_, n) in permits.items()}
         jobs: list[Job] = []
-        self._turn += 1
-        roots = self._shards.roots
-        for at in range(len(roots)):
+        away, asked = Outage(), 0
+        for root in self._shards.in_turn(next(self._lease_turn)):
             if not any(rest.values()):
                 break
-            found = self._lease_at(roots[(self._turn + at) % len(roots)], rest, owner, lease_s, judged=False)
-            for job in found:
-                rest[job.queue] -= 1
-            jobs += found
+            with away:
+                self._server.reach(root)
+                asked += 1
+                with self._unheard:
+                    for job in self._lease_at(root, rest, owner, lease_s, judged=False):
+                        rest[job.queue] -= 1
+                        jobs.append(job)
+        if not jobs:
+            self._unheard, unheard = Outage(), self._unheard
+            unheard.over()
+        if not asked:
+            away.over()
         for queue, (token, n) in permits.items():
             self._permits.give(queue, token, n, [job for job in jobs if job.queue == queue], lease_s)
         permits.clear()
@@ -170,9 +198,8 @@ class Redis:
             lambda piece: (part for at in piece for part in rows.settle_arguments(settlements[at])),
             "settle",
             weigh=lambda at: len(settlements[at].result or b""),
+            known=lambda answers: self._permits.hand_back(_by_queue(names, answers)),
         )
-        if self._shards.several:
-            self._permits.hand_back(_by_queue(names, answers))
         return [answer != 0 for answer in answers]
 
     def extend_many(self, beats: Sequence[Beat], lease_s: float) -> list[Held]:
@@ -183,25 +210,25 @@ class Redis:
             lambda piece: (part for at in piece for part in rows.beat_arguments(beats[at])),
             "extend",
             rows.micros_of(lease_s),
+            known=lambda answers: self._permits.extend(_by_queue(names, map(_permit_of, answers)), lease_s),
         )
-        if self._shards.several:
-            told = [answer.partition(b" ") if isinstance(answer, bytes) else (answer, b"", 0) for answer in answers]
-            self._permits.extend(_by_queue(names, [queue or 0 for _, _, queue in told]), lease_s)
-            answers = [int(code) for code, _, _ in told]
-        return [_HELD[answer] for answer in answers]
+        return [_HELD[int(answer.partition(b" ")[0] if isinstance(answer, bytes) else answer)] for answer in answers]
 
     def tick(self, limit: int = 1000) -> Tick:
-        total = Tick()
-        for root in self._shards.roots:
-            done = rows.read_tick(self._run(root, "tick", limit))
-            limit -= done.promoted + done.lapsed + done.expired + done.pruned
-            total.promoted += done.promoted
-            total.lapsed += done.lapsed
-            total.expired += done.expired
-            total.pruned += done.pruned
-            total.next_in = min((one for one in (total.next_in, done.next_in) if one is not None), default=None)
+        total, outage = Tick(), Outage()
+        for root in self._shards.in_turn(next(self._tick_turn)):  # any may have enough to do for all of the limit
+            with outage:
+                done = rows.read_tick(self._run(root, "tick", limit))
+                limit -= done.promoted + done.lapsed + done.expired + done.pruned
+                total.promoted += done.promoted
+                total.lapsed += done.lapsed
+                total.expired += done.expired
+                total.pruned += done.pruned
+                total.next_in = min((one for one in (total.next_in, done.next_in) if one is not None), default=None)
         if self._shards.several:
-            self._claims.sweep()
+            with outage:
+                self._claims.sweep()
+        outage.over()
         return total
 
     def watch(self, topics: Sequence[str]) -> RedisWatch:
@@ -303,7 +330,12 @@ def _pieces(positions: Sequence[int], weigh: Callable[[int], int]) -> Iterator[S
         yield positions[start:]
 
 
-def _by_queue(ids: Sequence[str], answers: Sequence[Any]) -> dict[str, list[str]]:
+def _permit_of(answer: Any) -> bytes | None:
+    """The queue in the answer to a beat, if there is a permit to be extended."""
+    return answer.partition(b" ")[2] if isinstance(answer, bytes) else None
+
+
+def _by_queue(ids: Sequence[str], answers: Iterable[Any]) -> dict[str, list[str]]:
     """The ids whose answer is the name of a queue, by queue."""
     found: dict[str, list[str]] = {}
     for id, answer in zip(ids, answers, strict=True):

@@ -6,7 +6,8 @@ from typing import Final, NamedTuple
 from gotask import clock
 from gotask.backends.redis.address import parse
 from gotask.backends.redis.script import MICROSECONDS
-from gotask.backends.redis.server import OLDEST, Server, version_of
+from gotask.backends.redis.sentences import OLDEST, version_of
+from gotask.backends.redis.server import Server
 
 ASKED: Final = 5  #: times, for a round trip of which the middle one is told
 

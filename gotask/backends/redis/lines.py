@@ -1,4 +1,4 @@
-"""Ways to a Redis: to one server (named outright, or by Sentinels), or to a Cluster. All of redis-py is behind this page.
+"""Ways to a Redis: to one server (named outright, or by Sentinels) here, to a Cluster in cluster.py; behind them is redis-py.
 
 One server is reached over connections of redis-py that are kept here: its own pool and client cost more per call than Redis
 takes to answer. A line is shared by threads; in a forked child it starts with no connections.
@@ -7,15 +7,15 @@ takes to answer. A line is shared by threads; in a forked child it starts with n
 import os
 import select
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from inspect import signature
 from typing import Any, Final, Protocol, cast
 
 from hiredis import pack_command
-from redis import Redis, RedisCluster, Sentinel
+from redis import Redis, Sentinel
 from redis import exceptions as said
 from redis.backoff import NoBackoff
 from redis.client import PubSub
-from redis.cluster import ClusterNode
 from redis.connection import AbstractConnection, ConnectionPool
 from redis.retry import Retry
 
@@ -43,8 +43,16 @@ class Line(Protocol):
         """
         ...
 
+    def place(self, root: str, /) -> str:
+        """The name of the server that has a root now, as far as is known."""
+        ...
+
+    def info(self, root: str, /) -> Info:
+        """INFO of the server that has a root."""
+        ...
+
     def infos(self) -> list[Info]:
-        """INFO of every server that takes writes."""
+        """INFO of every server that takes writes, and answers."""
         ...
 
     def fsync(self) -> str | None:
@@ -55,23 +63,21 @@ class Line(Protocol):
         """A connection of its own that can subscribe."""
         ...
 
-    def forget(self) -> None:
-        """Drop what may lead to a server that is gone."""
+    def forget(self, error: Exception, /) -> None:
+        """Drop what may lead to a server that is gone, as `error` was raised. Calls under way are not disturbed."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Calls under way may end yet; what listens is woken."""
+        ...
 
 
 class TooFewReplicas(Exception):
     """The command was done, and fewer replicas than asked for (the number is in `args`) had it in time."""
 
 
-def open_line(address: Address) -> Line:
-    """The line to an address; no I/O happens before its first use."""
-    return ClusterLine(address) if address.kind == "cluster" else ServerLine(address)
-
-
-def _options(address: Address) -> dict[str, Any]:
+def options_of(address: Address) -> dict[str, Any]:
+    """What redis-py is told of a connection."""
     return {
         "socket_timeout": address.timeout,
         "socket_connect_timeout": min(address.timeout, CONNECT_S),
@@ -104,11 +110,12 @@ class ServerLine:
         self._client = _client(address)
         self._pool: ConnectionPool = self._client.connection_pool
         self._free: list[Link] = []
+        self._closed = False
         self._patience_ms = int(address.timeout * WAIT_SHARE * 1000)
         self._process = os.getpid()
 
     def run(self, commands: Iterable[Command], replicas: int = 0) -> Iterator[Any]:
-        link = self._take()
+        free, link = self._free, self._take()
         connection = link.connection
         try:
             waiting = 0
@@ -126,7 +133,9 @@ class ServerLine:
         except BaseException:
             connection.disconnect()
             raise
-        self._free.append(link)
+        free.append(link)
+        if self._closed or free is not self._free:  # it was dropped meanwhile
+            _hang_up(free)
 
     def _wait_for(self, replicas: int) -> bytes:
         words: tuple[Any, ...] = ("WAIT", replicas, self._patience_ms)
@@ -146,24 +155,39 @@ class ServerLine:
             link.connection.disconnect()
         return Link(cast(AbstractConnection, self._pool.make_connection()))
 
+    def place(self, _root: str) -> str:
+        return ""
+
+    def info(self, _root: str) -> Info:
+        return self._client.info()
+
     def infos(self) -> list[Info]:
         return [self._client.info()]
 
     def fsync(self) -> str | None:
-        return _fsync(self._client)
+        return fsync_of(self._client)
 
     def ear(self) -> PubSub:
         return cast(PubSub, self._client.pubsub())
 
-    def forget(self) -> None:
+    def forget(self, _error: Exception) -> None:
+        self._drop()
+
+    def _drop(self) -> None:
         free, self._free = self._free, []
-        for link in free:
-            link.connection.disconnect()
+        _hang_up(free)
         self._pool.disconnect(inuse_connections=False)
 
     def close(self) -> None:
-        self.forget()
+        self._closed = True
+        self._drop()
         self._client.close()
+
+
+def _hang_up(links: list[Link]) -> None:
+    with suppress(IndexError):  # other threads may do the same
+        while True:
+            links.pop().connection.disconnect()
 
 
 def _answer(link: Any, replicas: int) -> Any:
@@ -177,7 +201,7 @@ def _answer(link: Any, replicas: int) -> Any:
 
 
 def _client(address: Address) -> Redis:
-    options = _options(address)
+    options = options_of(address)
     if address.kind == "sentinel":
         secure = {name: value for name, value in options.items() if name.startswith("ssl")}
         asking = {
@@ -191,68 +215,10 @@ def _client(address: Address) -> Redis:
     return Redis(host=host, port=port, **options)
 
 
-def _fsync(client: Redis) -> str | None:
+def fsync_of(client: Redis) -> str | None:
+    """The setting `appendfsync` of a server, if it may be read."""
     try:
         found = cast(dict[str, str], client.config_get("appendfsync"))
     except said.ResponseError:  # managed servers hide it, and so may an ACL
         return None
     return found.get("appendfsync")
-
-
-def _own_words(error: BaseException) -> BaseException:
-    """What a server said, of an exception that only tells that some did."""
-    inner = error.__cause__ or error.__context__
-    return error if inner is None or isinstance(error, said.RedisError | OSError) else _own_words(inner)
-
-
-class ClusterLine:
-    """To the master that holds a key's slot. redis-py's client of a Cluster follows where slots move."""
-
-    def __init__(self, address: Address) -> None:
-        self._address = address
-        self._made: RedisCluster | None = None
-        self._process = os.getpid()
-
-    def _cluster(self) -> RedisCluster:
-        if self._process != os.getpid():
-            self._made, self._process = None, os.getpid()
-        made = self._made
-        if made is None:
-            nodes = [ClusterNode(host, port) for host, port in self._address.hosts]
-            try:
-                made = self._made = RedisCluster(startup_nodes=nodes, **_options(self._address))
-            except said.RedisClusterException as error:
-                raise _own_words(error) from None
-        return made
-
-    def run(self, commands: Iterable[Command], replicas: int = 0) -> Iterator[Any]:
-        assert not replicas, "gotask.backends.redis.address refuses that"
-        return (self._one(command) for command in commands)
-
-    def _one(self, command: Command) -> Any:
-        try:
-            return self._cluster().execute_command(*command)
-        except (said.NoScriptError, said.OutOfMemoryError) as refusal:
-            return refusal
-
-    def _servers(self) -> Sequence[Redis]:
-        cluster = self._cluster()
-        return [cluster.get_redis_connection(node) for node in cluster.get_primaries()]
-
-    def infos(self) -> list[Info]:
-        return [server.info() for server in self._servers()]
-
-    def fsync(self) -> str | None:
-        found = {_fsync(server) for server in self._servers()}
-        return next(iter(found)) if len(found) == 1 else None
-
-    def ear(self) -> PubSub:
-        return self._cluster().pubsub()
-
-    def forget(self) -> None:
-        made, self._made = self._made, None
-        if made is not None:
-            made.close()
-
-    def close(self) -> None:
-        self.forget()

@@ -45,6 +45,11 @@ class Shards:
         """The root of a job by its id; of a limit by its queue, of a claim by its key."""
         return self.roots[crc32(named(name)) % len(self.roots)] if self.several else self.roots[0]
 
+    def in_turn(self, turn: int) -> list[str]:
+        """All roots, another one first in each turn."""
+        at = turn % len(self.roots)
+        return self.roots[at:] + self.roots[:at]
+
     def groups(self, ids: Sequence[str]) -> Iterator[tuple[str, Sequence[int]]]:
         """Roots, each with the positions of its ids."""
         if not self.several:

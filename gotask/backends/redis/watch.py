@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Final
 
-from redis import exceptions as said
 from redis.client import PubSub
 
 from gotask.backends.redis.server import Server
@@ -70,34 +69,33 @@ class RedisWatch:
         """What was rung, waiting for the first of it; everything if the connection broke, or is behind by too much."""
         ear, heard = self._ear, set[str]()
         assert ear is not None
-        try:
-            for _ in range(BEHIND_MOST):
+        for _ in range(BEHIND_MOST):
+            try:
                 message = ear.get_message(timeout=seconds)
-                if message is None:
-                    return self._silent() or heard
-                self._heard_at, self._asked, seconds = monotonic(), False, 0.0
-                if message["type"] == "message":
-                    topic = self._channels[message["channel"]]
-                    heard.add(topic)
-                    if topic.startswith(JOB):  # the note on it is spent
-                        self._noted_at = float("-inf")
-        except Exception as error:
-            # redis-py falls over its own state when another thread closes the store
-            if not (self._server.closed or isinstance(error, said.RedisError | OSError)):
-                raise
+                if message is None and self._is_alive(ear):
+                    return heard
+            except Exception:  # whatever redis-py falls over when its connection breaks, or another thread closes the store
+                break
+            if message is None:
+                break
+            self._heard_at, self._asked, seconds = monotonic(), False, 0.0
+            if message["type"] == "message":
+                topic = self._channels[message["channel"]]
+                heard.add(topic)
+                if topic.startswith(JOB):  # the note on it is spent
+                    self._noted_at = float("-inf")
         self.close()
         return set() if self._server.closed else set(self._topics)
 
-    def _silent(self) -> set[str]:
+    def _is_alive(self, ear: PubSub) -> bool:
         """After a while of silence ask whether the connection lives; without an answer it does not."""
         silence = monotonic() - self._heard_at
-        if self._asked and silence > SLICE_S + self._server.address.timeout:
-            self.close()
-            return set(self._topics)
-        if not self._asked and silence > SLICE_S and self._ear is not None:
-            self._ear.ping()
+        if self._asked:
+            return silence <= SLICE_S + self._server.address.timeout
+        if silence > SLICE_S:
+            ear.ping()
             self._asked = True
-        return set()
+        return True
 
     def _note(self) -> None:
         """Tell Redis whose ends somebody waits for; an end that nobody waits for costs nothing."""
