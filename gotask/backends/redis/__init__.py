@@ -9,6 +9,7 @@ watch.py    the doorbell                          claims.py, permits.py   what s
 pages.py    lists                                 facts.py    what servers say of themselves, for doctor
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from typing import Any, Final, TypeVar
@@ -22,7 +23,7 @@ from gotask.backends.redis.address import parse
 from gotask.backends.redis.claims import Claims
 from gotask.backends.redis.outage import Outage
 from gotask.backends.redis.permits import Permits, Reserved
-from gotask.backends.redis.script import MICROSECONDS
+from gotask.backends.redis.script import BYTES_MOST, MICROSECONDS
 from gotask.backends.redis.sentences import in_part
 from gotask.backends.redis.server import Server
 from gotask.backends.redis.shards import named
@@ -34,7 +35,7 @@ from gotask.states import RULES, Event, State
 R = TypeVar("R", Queue, Worker)
 
 PIECE: Final = 200  #: jobs in one call of the script, lest others wait for it
-PIECE_BYTES: Final = 4_194_304  #: bytes of payloads or results in one call, for the same reason
+ROW_BYTES: Final = BYTES_MOST // 50  #: what a job counts for whose size is not known before it is read
 AFTER_TIMEOUT_S: Final = 2.0  #: seconds after which a producer whose call timed out has surely given up
 _HELD: Final = (Held.LOST, Held.HELD, Held.CANCEL)
 
@@ -169,25 +170,25 @@ class Redis:
         return sorted(jobs, key=lambda job: (-job.priority, job.created_at, job.id))
 
     def _lease_at(self, root: str, wants: Mapping[str, int], owner: str, lease_s: float, *, judged: bool) -> list[Job]:
-        """Lease from one shard, a piece at a time, until it has less than it was asked for."""
-        rest = {queue: want for queue, want in wants.items() if want > 0}
+        """Lease from one shard, a piece at a time, until each queue has given what it was asked for or has no more."""
+        rest = Counter(wants)
         jobs: list[Job] = []
-        asked: list[int] = []
-        short = False
+        asked: list[Mapping[str, int]] = []
 
         def calls() -> Iterator[list[Any]]:
-            nonlocal rest
-            while rest and not short:
-                piece = {queue: min(want, PIECE) for queue, want in rest.items()}
-                rest = {queue: want - piece[queue] for queue, want in rest.items() if want > piece[queue]}
-                asked.append(sum(piece.values()))
+            while piece := _first(PIECE, rest):
+                rest.subtract(piece)
+                asked.append(piece)
                 flat = [part for one in piece.items() for part in one]
                 yield ["lease", self._time(), owner, rows.micros_of(lease_s), int(judged), *flat]
 
-        for at, answer in enumerate(self._server.run_all(root, calls())):
-            found = rows.read_leased(answer, owner)
-            jobs += found
-            short = len(found) < asked[at]
+        while any(rest.values()):
+            for answer in self._server.run_all(root, calls()):
+                found, cut = rows.read_leased(answer, owner)
+                jobs += found
+                short = Counter(asked.pop(0)) - Counter(job.queue for job in found)
+                for queue, n in short.items():
+                    rest[queue] = rest[queue] + n if cut else 0
         return jobs
 
     def settle_many(self, settlements: Sequence[Settlement]) -> list[bool]:
@@ -255,9 +256,8 @@ class Redis:
         return [answer == 1 for answer in self._each(ids, lambda piece: (named(ids[at]) for at in piece), "drop")]
 
     def get_many(self, ids: Sequence[str]) -> list[Job | None]:
-        return [
-            rows.read(row) if row else None for row in self._each(ids, lambda piece: (named(ids[at]) for at in piece), "get")
-        ]
+        found = self._each(ids, lambda piece: (named(ids[at]) for at in piece), "get", weigh=lambda _: ROW_BYTES)
+        return [rows.read(row) if row else None for row in found]
 
     def _get(self, id: str) -> Job | None:
         return self.get_many([id])[0]
@@ -315,6 +315,16 @@ class Redis:
         self._server.close()
 
 
+def _first(n: int, wants: Mapping[str, int]) -> dict[str, int]:
+    """What the first n of the jobs that are wanted are, by queue."""
+    piece: dict[str, int] = {}
+    for queue, want in wants.items():
+        if want and n:
+            piece[queue] = min(want, n)
+            n -= piece[queue]
+    return piece
+
+
 def _pieces(positions: Sequence[int], weigh: Callable[[int], int]) -> Iterator[Sequence[int]]:
     """Cut into pieces, each small enough for one call."""
     start, weight = 0, 0
@@ -323,7 +333,7 @@ def _pieces(positions: Sequence[int], weigh: Callable[[int], int]) -> Iterator[S
         return
     for end, at in enumerate(positions):
         weight += weigh(at)
-        if end - start == PIECE or (weight > PIECE_BYTES and end > start):
+        if end - start == PIECE or (weight > BYTES_MOST and end > start):
             yield positions[start:end]
             start, weight = end, weigh(at)
     if start < len(positions):

@@ -52,6 +52,7 @@ if verb == 'enqueue' then
         answer[#answer + 1] = row_of(load(stands))
       else
         if fields[1] then call('HSET', key, unpack(fields)) end
+        if #payload + #more >= BULK_FROM then call('HSET', key, 'bulk', #payload + #more) end
         if more == '' then
           call('XADD', LOG, seq_text, 'job', id .. born, 'payload', payload)
         else

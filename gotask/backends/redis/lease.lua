@@ -1,6 +1,6 @@
 -- permit: queue, token, want, lease (microseconds) -> how many jobs may be leased with that token, from any shard
 -- lease: owner, lease (microseconds), 1 if limits are judged here (else by permits), then queue, want ...
--- -> the time, the lease number, rows as they were before the lease
+-- -> the time, the lease number, 1 if there was more than one call takes (else 0), rows as they were before the lease
 if verb == 'lease' or verb == 'permit' then
   -- What a queue's record and its past allow now, of `want`.
   local function allowed(queue, lane, want, limited)
@@ -113,6 +113,15 @@ if verb == 'lease' or verb == 'permit' then
     return jobs
   end
 
+  -- As many of the jobs as there is room for, and what room is left: they take their bytes of it, the last may take more.
+  local function fitting(jobs, room)
+    for n, job in ipairs(jobs) do
+      if room <= 0 then return {unpack(jobs, 1, n - 1)}, room end
+      room = room - number(job.bulk)
+    end
+    return jobs, room
+  end
+
   -- The bodies of jobs by seq, read in one step if they were accepted in a row.
   local function bodies_of(jobs)
     local first, last, bodies = number(jobs[1].seq), number(jobs[1].seq), {}
@@ -130,6 +139,7 @@ if verb == 'lease' or verb == 'permit' then
   even_if_full()
   local owner, until_text, limited = take(), string.format('%d', now + take()), take() == '1'
   local lease, answer
+  local room = BYTES_MOST
   while at < #ARGV do
     local queue, want = take(), tonumber(take())
     local lane = lane_of(queue)
@@ -137,12 +147,15 @@ if verb == 'lease' or verb == 'permit' then
     local permitted = not limited and lane.limit
     local jobs, first = {}, false
     if want > 0 then jobs, first = pick(queue, want, lane.leased) end
+    local picked = #jobs
+    jobs, room = fitting(jobs, room)
     if first and jobs[1] then call('ZREMRANGEBYRANK', root .. ':ready:' .. queue, 0, #jobs - 1) end
     if #jobs > 0 and not lease then
       lease = string.format('%d', math.max(number(call('GET', root .. ':lease')) + 1, now))
       call('SET', root .. ':lease', lease)
-      answer = {now_text, lease}
+      answer = {now_text, lease, 0}
     end
+    if #jobs < picked then answer[3] = 1 end
     local bodies = #jobs > 0 and bodies_of(jobs)
     for _, job in ipairs(jobs) do
       answer[#answer + 1] = row(job, bodies[job.seq .. '-0'], until_text)

@@ -18,6 +18,8 @@ if verb == 'page' then
     return wanted == '' or wanted == value
   end
 
+  local step, bytes = 10, 0 -- a few at first: bodies may be large
+
   -- The next jobs of one state, or of all, whose seq is below `cursor`, newest first: {seq, id, body if it was read too}.
   local function below(status, cursor)
     local jobs = {}
@@ -38,7 +40,7 @@ if verb == 'page' then
       end
     else
       local from = cursor and string.format('(%d-0', cursor) or '+'
-      for _, entry in ipairs(call('XREVRANGE', LOG, from, '-', 'COUNT', 100)) do
+      for _, entry in ipairs(call('XREVRANGE', LOG, from, '-', 'COUNT', step)) do
         jobs[#jobs + 1] = {tonumber(entry[1]:match('^%d+')), entry[2][2]:match('^%S+'), entry[2]}
       end
     end
@@ -53,14 +55,15 @@ if verb == 'page' then
   end
 
   local rows, looked = {}, 0
-  while looked < LOOK_MOST do
+  while looked < LOOK_MOST and bytes < BYTES_MOST do
     local found = below(status, cursor)
     if not found[1] then return {'', skip, rows} end
     for _, one in ipairs(found) do
-      if looked == LOOK_MOST then break end
+      if looked == LOOK_MOST or bytes >= BYTES_MOST then break end
       looked, cursor = looked + 1, one[1]
       local job = load(one[2])
       local body = one[3] or body_of(one[1])
+      bytes = bytes + #body[4] + (job and job.result and #job.result or 0)
       if job and matches(job, body) then
         if skip > 0 then
           skip = skip - 1
@@ -70,6 +73,7 @@ if verb == 'page' then
         end
       end
     end
+    step = 100
   end
   return {string.format('%d', cursor), skip, rows}
 end

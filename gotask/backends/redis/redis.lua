@@ -4,8 +4,9 @@
 -- a cluster. Times are whole microseconds since the epoch by the clock of Redis. `seq` numbers jobs as they were accepted.
 --
 --   :job:ID        hash     what changes of a job, and what it is found by: seq, status, queue, priority, place (if it is not
---                           seq), permit and odd (see lease.lua), lease, worker_id ...; a field that is not there has its
---                           default, and updated_at is there only when no other of its times is as late
+--                           seq), permit and odd (see lease.lua), bulk (bytes of a body that is large), lease, worker_id ...; a
+--                           field that is not there has its default, and updated_at is there only when no other of its
+--                           times is as late
 --   :log           stream   one entry SEQ-0 per job, the oldest first: as `job` its id, when it was accepted and its type; its
 --                           payload; as `more` the rest of its body, as JSON, if there is any. Written once, deleted when the job is
 --                           forgotten

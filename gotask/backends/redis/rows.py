@@ -102,19 +102,19 @@ def seq_of(row: Flat) -> int:
     return next(int(row[at + 1]) for at in range(OWN, len(row), 2) if row[at] == b"seq")
 
 
-def read_leased(answer: Flat, owner: str) -> list[Job]:
-    """The answer of `lease`: rows as they were before it, with what it changed."""
+def read_leased(answer: Flat, owner: str) -> tuple[list[Job], bool]:
+    """The answer of `lease`: rows as they were before it, with what it changed; and whether it was cut short for its size."""
     if not answer:
-        return []
-    now, lease = moment(answer[0]), int(answer[1])
+        return [], False
+    now, lease, cut = moment(answer[0]), int(answer[1]), bool(answer[2])
     jobs = []
-    for row in answer[2:]:
+    for row in answer[3:]:
         job = read(row)
         job.status, job.lease, job.worker_id = _RUNNING, lease, owner
         job.started_at = job.updated_at = now
         job.reason = None
         jobs.append(job)
-    return jobs
+    return jobs, cut
 
 
 def read_enqueued(answer: Flat, ids: Iterable[str], jobs: Iterable[NewJob]) -> list[Enqueued]:

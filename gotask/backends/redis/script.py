@@ -11,7 +11,9 @@ from gotask.states import DEAD_LETTER_KEEP_S, FINISHED, KEEP_S, ON_DUE, RULES, E
 
 MICROSECONDS: Final = 1_000_000
 _PLAIN: Final = Job()
-LOOK_MOST: Final = 1000  #: jobs that one call looks at for a page of a list, lest others wait for it
+LOOK_MOST: Final = 1000  #: jobs that one call looks at for a page of a list or for a lease, lest others wait for it
+BYTES_MOST: Final = 4_194_304  #: bytes of payloads and results in one call, for the same reason
+BULK_FROM: Final = 16_384  #: bytes of a job's body that a lease counts; 200 smaller ones are few enough
 #: states off the usual way of a job: an index of them costs that way nothing
 USUAL: Final = frozenset((*RULES[Event.LEASE].sources, RULES[Event.LEASE].to, RULES[Event.ACK].to))
 
@@ -26,7 +28,13 @@ def _set(states: Iterable[State]) -> str:
 def basics() -> str:
     """What every verb may use, as Lua."""
     defaults = ", ".join(f"{name} = '{getattr(_PLAIN, name)}'" for name in ("status", "queue", "priority"))
-    numbers = {"PRIORITIES": PRIORITIES, "AGEING": AGEING, "LOOK_MOST": LOOK_MOST}
+    numbers = {
+        "PRIORITIES": PRIORITIES,
+        "AGEING": AGEING,
+        "LOOK_MOST": LOOK_MOST,
+        "BYTES_MOST": BYTES_MOST,
+        "BULK_FROM": BULK_FROM,
+    }
     return _lines(
         f"local RARE = {_set(frozenset(State) - USUAL)}",
         f"local DEFAULTS = {{{defaults}}}",

@@ -25,8 +25,15 @@ local ON_TIME = {
   promote = function(job) queue_up(job, true) end,
   lapse = lapse,
   expire = function(job) finish(job, ON_DUE.PENDING.to) end,
-  prune = forget,
 }
+
+-- What forgetting a job takes, and what decides whether that is its turn; its result may be large.
+local function glance(id)
+  local found = call('HMGET', JOB .. id, 'seq', 'status', 'queue', 'priority', 'place')
+  if not found[1] then return nil end
+  return {id = id, seq = found[1], status = found[2] or DEFAULTS.status, queue = found[3] or DEFAULTS.queue,
+    priority = found[4] or DEFAULTS.priority, place = found[5]}
+end
 
 -- tick: limit -> what was done as verb, n ...; then 'next' and the time of what is due next, if anything is
 if verb == 'tick' then
@@ -35,7 +42,7 @@ if verb == 'tick' then
   for _, set_name in ipairs({':due', ':leases'}) do
     local found = call('ZRANGEBYSCORE', root .. set_name, '-inf', now_text, 'WITHSCORES', 'LIMIT', 0, limit)
     for i = 1, #found, 2 do
-      local job = load(found[i])
+      local job = glance(found[i])
       if job then
         job.due = tonumber(found[i + 1])
         jobs[#jobs + 1] = job
@@ -48,8 +55,13 @@ if verb == 'tick' then
   for i = 1, math.min(limit, #jobs) do
     local job = jobs[i]
     local what = ON_DUE[job.status].verb
-    ON_TIME[what](job)
-    if what ~= 'prune' then save(job) end
+    if what == 'prune' then
+      forget(job)
+    else
+      job = load(job.id)
+      ON_TIME[what](job)
+      save(job)
+    end
     tally[what] = (tally[what] or 0) + 1
   end
   call('ZREMRANGEBYSCORE', root .. ':waited', '-inf', now_text)
