@@ -175,6 +175,11 @@ def _holder(lab: Lab, state: State) -> None:
     assert lab.job("j").status is state
 
 
+def test_a_sleeper_that_is_twice_in_one_batch_is_answered_as_it_is_stored(lab: Lab) -> None:
+    sleeper, same = lab.store.enqueue_many([new(id="j", delay=60.0), new(id="j", delay=60.0)])
+    assert sleeper.job == same.job == lab.job("j")
+
+
 def test_a_unique_key_races_its_holders_end(lab: Lab) -> None:
     # Given a holder that ends while others ask for its key
     job = lab.running("j", unique_key="k")

@@ -25,7 +25,7 @@ QUEUES: Final = {
     "dead": Queue(name="dead", paused=True),
 }
 #: what a store keeps when all its jobs and records are gone: its sequences, and an empty log
-LEFT: Final = re.compile(":(seq|lease|shards|log)")
+LEFT: Final = re.compile(":(seq|lease|shards|change|log)")
 #: every key, its type and its time to live, at one instant
 ALL: Final = """
 local found = {}
@@ -146,7 +146,7 @@ def test_every_key_is_in_the_head_of_the_script(place: Place) -> None:
     for key, kind in place.seen.items():
         assert [kind] == [type for pattern, type in patterns.items() if re.fullmatch(pattern, key)], key
     # And no key is described that is never there
-    several = {":claims", ":freed", ":permits:.+"} if ":claims" not in place.seen else set()
+    several = {":change", ":claims", ":freed", ":permits:.+"} if ":claims" not in place.seen else set()
     unseen = {pattern for pattern in patterns if not any(re.fullmatch(pattern, key) for key in place.seen)}
     assert unseen == several
 

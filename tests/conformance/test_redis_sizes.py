@@ -66,9 +66,9 @@ def test_one_call_leases_so_many_of_all_queues_together(server: Redis, store: re
 
 
 def test_a_queue_that_is_out_leaves_the_others_what_they_want(store: redis.Redis) -> None:
-    store.enqueue_many([new(queue="a")] + [new(queue="b") for _ in range(450)])
-    jobs = store.lease({"a": 100, "b": 400}, "node-1", LEASE_S)
-    assert sorted(job.queue for job in jobs) == ["a"] + ["b"] * 400
+    store.enqueue_many([new(queue="a")] + [new(queue="b") for _ in range(900)])
+    jobs = store.lease({"a": 100, "b": 800}, "node-1", LEASE_S)
+    assert sorted(job.queue for job in jobs) == ["a"] + ["b"] * 800
 
 
 def test_lists_of_large_jobs_come_in_many_calls(server: Redis, store: redis.Redis) -> None:

@@ -6,6 +6,7 @@ server.py, sentences.py   calls of the script, and errors; outage.py: of one sha
                                                   script.py   the tables of gotask.states as Lua
 rows.py     Structs and flat lists                shards.py   which keys a job lies under
 watch.py    the doorbell                          claims.py, permits.py   what several shards decide at one
+records.py  queues and workers             pieces.py   batches in calls
 pages.py    lists                                 facts.py    what servers say of themselves, for doctor
 """
 
@@ -14,8 +15,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from typing import Any, Final, TypeVar
 
-import msgspec
-
 from gotask.backends import Backend, ids
 from gotask.backends.fields import can_match, check_by_hand, check_texts
 from gotask.backends.redis import pages, rows
@@ -23,7 +22,9 @@ from gotask.backends.redis.address import parse
 from gotask.backends.redis.claims import Claims
 from gotask.backends.redis.outage import Outage
 from gotask.backends.redis.permits import Permits, Reserved
-from gotask.backends.redis.script import BYTES_MOST, MICROSECONDS
+from gotask.backends.redis.pieces import ROW_BYTES, first_piece, pieces
+from gotask.backends.redis.records import Records
+from gotask.backends.redis.script import MICROSECONDS
 from gotask.backends.redis.sentences import in_part
 from gotask.backends.redis.server import Server
 from gotask.backends.redis.shards import named
@@ -34,8 +35,6 @@ from gotask.states import RULES, Event, State
 
 R = TypeVar("R", Queue, Worker)
 
-PIECE: Final = 200  #: jobs in one call of the script, lest others wait for it
-ROW_BYTES: Final = BYTES_MOST // 50  #: what a job counts for whose size is not known before it is read
 AFTER_TIMEOUT_S: Final = 2.0  #: seconds after which a producer whose call timed out has surely given up
 _HELD: Final = (Held.LOST, Held.HELD, Held.CANCEL)
 
@@ -53,6 +52,7 @@ class Redis:
         self._clock = clock
         self._shards = server.shards
         self._claims = Claims(self._shards, self._run, self._get, server.address.timeout + AFTER_TIMEOUT_S)
+        self._records = Records(self._shards, self._run)
         self._permits = Permits(self._shards, self._run, lambda: self.all(Queue))
         self._lease_turn, self._tick_turn = count(), count()  # which shard comes first
         self._unheard = Outage()  # of the latest lease
@@ -83,11 +83,11 @@ class Redis:
         replicas = self._server.address.wait if verb == "enqueue" else 0
         outage, several = Outage(), False
         for root, positions in self._shards.groups(ids):
-            pieces = list(_pieces(positions, weigh))
-            several = several or len(pieces) > 1
+            cut = list(pieces(positions, weigh))
+            several = several or len(cut) > 1
             with outage:
-                calls = ([verb, self._time(), *first, *arguments(piece)] for piece in pieces)
-                for piece, answer in zip(pieces, self._server.run_all(root, calls, replicas), strict=True):
+                calls = ([verb, self._time(), *first, *arguments(piece)] for piece in cut)
+                for piece, answer in zip(cut, self._server.run_all(root, calls, replicas), strict=True):
                     for at, one in zip(piece, read(answer, piece), strict=True):
                         answers[at] = one
         if self._shards.several:
@@ -176,7 +176,7 @@ class Redis:
         asked: list[Mapping[str, int]] = []
 
         def calls() -> Iterator[list[Any]]:
-            while piece := _first(PIECE, rest):
+            while piece := first_piece(rest):
                 rest.subtract(piece)
                 asked.append(piece)
                 flat = [part for one in piece.items() for part in one]
@@ -216,10 +216,10 @@ class Redis:
         return [_HELD[int(answer.partition(b" ")[0] if isinstance(answer, bytes) else answer)] for answer in answers]
 
     def tick(self, limit: int = 1000) -> Tick:
-        total, outage = Tick(), Outage()
+        total, outage, changes = Tick(), Outage(), dict[str, int]()
         for root in self._shards.in_turn(next(self._tick_turn)):  # any may have enough to do for all of the limit
             with outage:
-                done = rows.read_tick(self._run(root, "tick", limit))
+                done, changes[root] = rows.read_tick(self._run(root, "tick", limit))
                 limit -= done.promoted + done.lapsed + done.expired + done.pruned
                 total.promoted += done.promoted
                 total.lapsed += done.lapsed
@@ -227,6 +227,8 @@ class Redis:
                 total.pruned += done.pruned
                 total.next_in = min((one for one in (total.next_in, done.next_in) if one is not None), default=None)
         if self._shards.several:
+            with outage:
+                self._records.heal(changes)
             with outage:
                 self._claims.sweep()
         outage.over()
@@ -278,66 +280,19 @@ class Redis:
         return found
 
     def put(self, record: Record, version: int | None = None) -> bool:
-        """Several shards: decided at the first, then copied to the others, which judge a pause by their copy."""
-        check_text("name", record.name)
-        body = msgspec.json.encode(record)
-        first, *others = self._shards.roots
-        if not self._run(first, "put", record.KIND, record.name, "" if version is None else version, body):
-            return False
-        for root in others if isinstance(record, Queue) else ():
-            self._run(root, "put", record.KIND, record.name, "", body)
-        return True
+        return self._records.put(record, version)
 
     def get(self, kind: type[R], name: str) -> R | None:
-        return next(iter(self._records(kind, named(name))), None)
+        return self._records.get(kind, name)
 
     def all(self, kind: type[R]) -> list[R]:
-        return sorted(self._records(kind), key=lambda record: record.name)
-
-    def _records(self, kind: type[R], *names: bytes) -> list[R]:
-        flat = self._run(self._shards.roots[0], "records", kind.KIND, *names)
-        found = []
-        for at in range(0, len(flat), 3):
-            record = msgspec.json.decode(flat[at + 2], type=kind)
-            record.version = int(flat[at + 1])
-            found.append(record)
-        return found
+        return self._records.all(kind)
 
     def drop(self, kind: type[R], name: str, version: int | None = None) -> bool:
-        first, *others = self._shards.roots
-        if not self._run(first, "discard", kind.KIND, named(name), "" if version is None else version):
-            return False
-        for root in others if kind is Queue else ():
-            self._run(root, "discard", kind.KIND, named(name), "")
-        return True
+        return self._records.drop(kind, name, version)
 
     def close(self) -> None:
         self._server.close()
-
-
-def _first(n: int, wants: Mapping[str, int]) -> dict[str, int]:
-    """What the first n of the jobs that are wanted are, by queue."""
-    piece: dict[str, int] = {}
-    for queue, want in wants.items():
-        if want and n:
-            piece[queue] = min(want, n)
-            n -= piece[queue]
-    return piece
-
-
-def _pieces(positions: Sequence[int], weigh: Callable[[int], int]) -> Iterator[Sequence[int]]:
-    """Cut into pieces, each small enough for one call."""
-    start, weight = 0, 0
-    if len(positions) == 1:
-        yield positions
-        return
-    for end, at in enumerate(positions):
-        weight += weigh(at)
-        if end - start == PIECE or (weight > BYTES_MOST and end > start):
-            yield positions[start:end]
-            start, weight = end, weigh(at)
-    if start < len(positions):
-        yield positions[start:]
 
 
 def _permit_of(answer: Any) -> bytes | None:

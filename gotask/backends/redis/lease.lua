@@ -34,7 +34,7 @@ if verb == 'lease' or verb == 'permit' then
 
   local function keep_lane(queue, lane, took)
     local key = root .. ':lane:' .. queue
-    if took > 0 then call('HINCRBY', key, 'leased', took) end
+    if took > 0 and verb == 'lease' then call('HINCRBY', key, 'leased', took) end
     if lane.filling then
       if took > 0 or lane.filled_at == nil or lane.filled_at > now then
         call('HSET', key, 'tokens', string.format('%.17g', lane.tokens - took), 'filled_at', now_text)

@@ -25,7 +25,7 @@ class Permits:
         self._shards = shards
         self._run = run
         self._records = records
-        self._owed: Reserved = {}  # reservations that were neither given to jobs nor back
+        self._owed: list[tuple[str, str, int]] = []  # queue, token, n of reservations neither given to jobs nor back
         self._limited: frozenset[str] = frozenset()
         self._read_at = float("-inf")
 
@@ -40,9 +40,7 @@ class Permits:
         """Reservations for those of the queues that have limits. What is left of them at the end goes back: at once, or, if
         the store does not answer, before the next.
         """
-        for queue, (token, n) in list(self._owed.items()):
-            self.give(queue, token, n, [], lease_s)
-            del self._owed[queue]
+        self._pay(lease_s)
         made: Reserved = {}
         try:
             for queue, want in wants.items():
@@ -53,7 +51,20 @@ class Permits:
                     made[queue] = (token, int(self._run(self._shards.of(queue), "permit", *arguments)))
             yield made
         finally:
-            self._owed |= made
+            self._owed += [(queue, *one) for queue, one in made.items()]
+
+    def _pay(self, lease_s: float) -> None:
+        """Give back what could not be given back before."""
+        while self._owed:
+            try:
+                queue, token, n = one = self._owed.pop()
+            except IndexError:  # another thread was quicker
+                return
+            try:
+                self.give(queue, token, n, [], lease_s)
+            except BaseException:
+                self._owed.append(one)
+                raise
 
     def give(self, queue: str, token: str, reserved: int, jobs: Sequence[Job], lease_s: float) -> None:
         """Turn a reservation into the permits of the jobs that were leased; what is left over goes back."""

@@ -24,6 +24,7 @@
 --   :shards        string   how many shards the store has. With more than one there are also, for what needs one place:
 --   :claims        hash     at the shard of a unique key: key -> id of the job that may hold it, in whichever shard
 --   :freed         list     "ID KEY" of jobs that have ended, whose claims can be forgotten
+--   :change        string   number of the latest change of a queue's record: made, at the first shard, or known, at the others
 --   :permits:QUEUE zset     at the shard of a queue with limits: ids of jobs that may run, and reservations, by when they lapse
 --
 -- Channels (a message says only that something happened): ROOT:queue:NAME, ROOT:job:ID, ROOT:node:OWNER.
@@ -78,6 +79,14 @@ local function enter(set, score, id)
   end
   list[#list + 1] = score
   list[#list + 1] = id
+end
+
+-- The score of an id that this call has entered.
+local function entered_as(set, id)
+  local list = entered[set] or {}
+  for i = #list, 2, -2 do
+    if list[i] == id then return list[i - 1] end
+  end
 end
 
 local function leave(set, id)
@@ -170,7 +179,8 @@ local function row_of(job, body)
   if job.status == 'PENDING' then
     due = expiry(job) and job.expires_at
   else
-    due = call('ZSCORE', root .. (job.status == 'RUNNING' and ':leases' or ':due'), job.id)
+    local set = job.status == 'RUNNING' and ':leases' or ':due'
+    due = call('ZSCORE', root .. set, job.id) or entered_as(set, job.id)
   end
   return row(job, body, due or '')
 end

@@ -138,14 +138,15 @@ def _created(new: NewJob, id: str, now: float) -> Job:
     return born(new, id, _WAITS, new.expires_at, from_epoch(now))
 
 
-def read_tick(answer: Flat) -> Tick:
-    """The answer of `tick`: pairs of a word and a number, among them when the next is due, in microseconds."""
+def read_tick(answer: Flat) -> tuple[Tick, int]:
+    """The answer of `tick`: pairs of a word and a number, among them when the next is due, in microseconds; and the latest
+    change of a queue's record that the shard knows of.
+    """
     told = [(answer[at].decode(), int(answer[at + 1])) for at in range(0, len(answer), 2)]
     done = dict(told)
     following = [wait / MICROSECONDS for word, wait in told if word == "next"]
-    return Tick(
-        done.get("promote", 0), done.get("lapse", 0), done.get("expire", 0), done.get("prune", 0), min(following, default=None)
-    )
+    promoted, lapsed, expired, pruned = (done.get(verb, 0) for verb in ("promote", "lapse", "expire", "prune"))
+    return Tick(promoted, lapsed, expired, pruned, min(following, default=None)), done.get("change", 0)
 
 
 def _told() -> Callable[[NewJob], bytes]:

@@ -35,7 +35,8 @@ local function glance(id)
     priority = found[4] or DEFAULTS.priority, place = found[5]}
 end
 
--- tick: limit -> what was done as verb, n ...; then 'next' and the time of what is due next, if anything is
+-- tick: limit -> what was done as verb, n ...; 'next' and the time of what is due next, if anything is;
+-- 'change' and the latest change of a queue's record that this shard knows of, if there are several
 if verb == 'tick' then
   even_if_full()
   local limit, jobs, tally = tonumber(take()), {}, {}
@@ -76,6 +77,11 @@ if verb == 'tick' then
       answer[#answer + 1] = 'next'
       answer[#answer + 1] = string.format('%d', math.max(0, tonumber(first[2]) - now))
     end
+  end
+  local change = call('GET', root .. ':change')
+  if change then
+    answer[#answer + 1] = 'change'
+    answer[#answer + 1] = change
   end
   return answer
 end
