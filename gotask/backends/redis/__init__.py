@@ -12,6 +12,7 @@ pages.py    lists                                 facts.py    what servers say o
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import count
 from typing import Any, Final, TypeVar
 
@@ -31,7 +32,7 @@ from gotask.backends.redis.shards import named
 from gotask.backends.redis.watch import RedisWatch
 from gotask.model import Beat, Enqueued, Filter, Held, Job, NewJob, Page, Queue, Record, Settlement, Tick, Worker
 from gotask.payload import check_text
-from gotask.states import RULES, Event, State
+from gotask.states import Event, State
 
 R = TypeVar("R", Queue, Worker)
 
@@ -51,7 +52,7 @@ class Redis:
         self._server = server
         self._clock = clock
         self._shards = server.shards
-        self._claims = Claims(self._shards, self._run, self._get, server.address.timeout + AFTER_TIMEOUT_S)
+        self._claims = Claims(self._shards, self._run, server.address.timeout + AFTER_TIMEOUT_S)
         self._records = Records(self._shards, self._run)
         self._permits = Permits(self._shards, self._run, lambda: self.all(Queue))
         self._lease_turn, self._tick_turn = count(), count()  # which shard comes first
@@ -110,7 +111,7 @@ class Redis:
             return self._enqueue_claimed(names, jobs)
         return self._enqueue(names, jobs)
 
-    def _enqueue(self, names: Sequence[str], jobs: Sequence[NewJob]) -> list[Enqueued]:
+    def _enqueue(self, names: Sequence[str], jobs: Sequence[NewJob], claim: str = "") -> list[Any]:
         def of(piece: Sequence[int]) -> tuple[list[str], list[NewJob]]:
             return [names[at] for at in piece], [jobs[at] for at in piece]
 
@@ -118,19 +119,15 @@ class Redis:
             names,
             lambda piece: rows.enqueue_arguments(*of(piece)),
             "enqueue",
+            claim,
             weigh=lambda at: len(bytes(jobs[at].payload)),
             read=lambda answer, piece: rows.read_enqueued(answer, *of(piece)),
         )
 
     def _enqueue_claimed(self, names: Sequence[str], jobs: Sequence[NewJob]) -> list[Enqueued]:
         """One by one, those with a unique key once they hold it."""
-        answers: list[Enqueued] = []
-        for id, new in zip(names, jobs, strict=True):
-            holder = None
-            if new.unique_key is not None and self._get(id) is None:  # else the job that stands is the answer
-                holder = self._claims.claim(new.unique_key, id)
-            answers += self._enqueue([id], [new]) if holder is None else [Enqueued("duplicate", holder)]
-        return answers
+        todo = zip(names, jobs, strict=True)
+        return [self._claims.enqueue(id, new.unique_key, partial(self._enqueue, [id], [new])) for id, new in todo]
 
     def lease(self, wants: Mapping[str, int], owner: str, lease_s: float) -> list[Job]:
         check_text("owner", owner)
@@ -230,7 +227,8 @@ class Redis:
             with outage:
                 self._records.heal(changes)
             with outage:
-                self._claims.sweep()
+                if self._claims.sweep():
+                    total.next_in = 0.0
         outage.over()
         return total
 
@@ -241,18 +239,12 @@ class Redis:
         check_by_hand(event)
         check_text("reason", reason)
         if self._shards.several and event is Event.REVIVE:
-            return [not self._key_is_taken(id) and self._move([id], event, reason) == [True] for id in ids]
-        return self._move(ids, event, reason)
+            return [self._claims.revive(id, partial(self._move, [id], event, reason)) for id in ids]
+        return [answer == 1 for answer in self._move(ids, event, reason)]
 
-    def _move(self, ids: Sequence[str], event: Event, reason: str | None) -> list[bool]:
-        answers = self._each(ids, lambda piece: (named(ids[at]) for at in piece), "move", event.value, reason or "")
-        return [answer == 1 for answer in answers]
-
-    def _key_is_taken(self, id: str) -> bool:
-        job = self._get(id)
-        if job is None or job.unique_key is None or job.status not in RULES[Event.REVIVE].sources:
-            return False
-        return self._claims.claim(job.unique_key, id) is not None
+    def _move(self, ids: Sequence[str], event: Event, reason: str | None, claim: str = "", key: str = "") -> list[Any]:
+        first = event.value, reason or "", claim, key
+        return self._each(ids, lambda piece: (named(ids[at]) for at in piece), "move", *first)
 
     def drop_many(self, ids: Sequence[str]) -> list[bool]:
         return [answer == 1 for answer in self._each(ids, lambda piece: (named(ids[at]) for at in piece), "drop")]
@@ -260,9 +252,6 @@ class Redis:
     def get_many(self, ids: Sequence[str]) -> list[Job | None]:
         found = self._each(ids, lambda piece: (named(ids[at]) for at in piece), "get", weigh=lambda _: ROW_BYTES)
         return [rows.read(row) if row else None for row in found]
-
-    def _get(self, id: str) -> Job | None:
-        return self.get_many([id])[0]
 
     def find(self, filter: Filter) -> Page:
         if not can_match(filter):

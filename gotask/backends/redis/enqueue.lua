@@ -1,8 +1,10 @@
--- enqueue: how many jobs, then per run of jobs alike: queue, priority, type, more, n, fields: delay, scheduled_at, expires_at,
--- unique_key; how many, and of each its id and payload
--- -> the time they were created at, then for each that was not: its position, and the row of the job that stands instead
+-- enqueue: until when by a claim (see shards.lua; '' without one), how many jobs, then per run of jobs alike: queue, priority,
+-- type, more, n, fields: delay, scheduled_at, expires_at, unique_key; how many, and of each its id and payload
+-- -> the time they were created at, then for each that was not: its position, and the row of the job that stands instead; or
+-- nothing, if it is too late to create the one that has a claim
 if verb == 'enqueue' then
-  local most = take()
+  local claim, most = take(), take()
+  local late = claim ~= '' and now > tonumber(claim) -- another job may have the unique key by now
   local seq = call('INCRBY', root .. ':seq', most) - most -- a job that is not created leaves a gap
   local answer, position = {now_text}, 0
 
@@ -31,6 +33,7 @@ if verb == 'enqueue' then
     add('priority', priority, DEFAULTS.priority)
     add('expires_at', said.expires_at)
     add('unique_key', said.unique_key)
+    add('claim', claim, '')
     return fields
   end
 
@@ -46,6 +49,7 @@ if verb == 'enqueue' then
       local id, payload = take(), take()
       position, seq = position + 1, seq + 1
       local key, seq_text = JOB .. id, string.format('%d', seq)
+      if late and call('EXISTS', key) == 0 then return {} end
       local stands = standing(id, key, seq_text, said.unique_key)
       if stands then
         answer[#answer + 1] = position

@@ -51,7 +51,7 @@ local function free_key(job)
   local key = job.unique_key
   if not key then return end
   if call('HGET', root .. ':unique', key) == job.id then call('HDEL', root .. ':unique', key) end
-  if number(call('GET', root .. ':shards')) > 1 then call('RPUSH', root .. ':freed', job.id .. ' ' .. key) end
+  if job.claim then call('RPUSH', root .. ':freed', job.id .. ' ' .. job.claim .. ' ' .. key) end
 end
 
 local function finish(job, to, keep, queue)

@@ -22,8 +22,10 @@
 --   :queues, :workers, :versions   hash   records: name -> JSON, and "KIND NAME" -> version
 --   :waited        zset     jobs whose end somebody waits for, by the time until which that is believed
 --   :shards        string   how many shards the store has. With more than one there are also, for what needs one place:
---   :claims        hash     at the shard of a unique key: key -> id of the job that may hold it, in whichever shard
---   :freed         list     "ID KEY" of jobs that have ended, whose claims can be forgotten
+--   :claims        hash     at the shard of a unique key: key -> "ID UNTIL", the job that may hold it, in whichever shard, and
+--                           the time until which it may be made; a job's `claim` is the UNTIL by which it was made
+--   :claimed       zset     keys whose claims have to be looked into, by UNTIL: their jobs may never have been made
+--   :freed         list     "ID UNTIL KEY" of jobs that have ended, whose claims can be forgotten
 --   :change        string   number of the latest change of a queue's record: made, at the first shard, or known, at the others
 --   :permits:QUEUE zset     at the shard of a queue with limits: ids of jobs that may run, and reservations, by when they lapse
 --

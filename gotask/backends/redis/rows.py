@@ -4,7 +4,7 @@ A job is answered as job (its id, when it was accepted, its type), payload, more
 of its hash. Times are whole microseconds. Nothing here names a field but to say that it is special.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from itertools import groupby
 from typing import Any, Final, get_origin
@@ -102,6 +102,11 @@ def seq_of(row: Flat) -> int:
     return next(int(row[at + 1]) for at in range(OWN, len(row), 2) if row[at] == b"seq")
 
 
+def claim_of(row: Flat) -> bytes:
+    """Until when the claim was good by which a job has its unique key, as the script wrote it; empty without one."""
+    return next((row[at + 1] for at in range(OWN, len(row), 2) if row[at] == b"claim"), b"")
+
+
 def read_leased(answer: Flat, owner: str) -> tuple[list[Job], bool]:
     """The answer of `lease`: rows as they were before it, with what it changed; and whether it was cut short for its size."""
     if not answer:
@@ -117,8 +122,13 @@ def read_leased(answer: Flat, owner: str) -> tuple[list[Job], bool]:
     return jobs, cut
 
 
-def read_enqueued(answer: Flat, ids: Iterable[str], jobs: Iterable[NewJob]) -> list[Enqueued]:
-    """The answer of `enqueue`: when jobs were created, and the rows of those that stand instead, by position."""
+def read_enqueued(answer: Flat, ids: Sequence[str], jobs: Sequence[NewJob]) -> Sequence[Enqueued | None]:
+    """The answer of `enqueue`: when jobs were created, and the rows of those that stand instead, by position.
+
+    None: it was too late for the job's claim.
+    """
+    if not answer:
+        return [None] * len(jobs)
     now = int(answer[0]) / MICROSECONDS
     instead = dict(zip(answer[1::2], answer[2::2], strict=True))
     return [
