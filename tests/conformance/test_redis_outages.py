@@ -128,18 +128,20 @@ def test_a_connection_that_comes_back_after_the_end_is_closed(start_redis: Start
 
 
 WRITES: Final = {
-    "enqueue": ("enqueue", "", 1, "default", 4, "t", "", 0, 1, "new", "{}"),
+    "enqueue": ("enqueue", "", "", 1, "default", 4, "t", "", 0, 1, "new", "{}"),
     "lease": ("lease", "", "node", 10**6, 1, "default", 5),
     "permit": ("permit", "", "default", "token", 1, 10**6),
     "extend": ("extend", "", 10**6, "ran", 1, 0),
-    "move": ("move", "", "cancel", "", "waits"),
+    "move": ("move", "", "cancel", "", "", "", "waits"),
     "drop": ("drop", "", "waits"),
     "settle": ("settle", "", "ran", 1, "ack", 0),
     "tick": ("tick", "", 10),
     "put": ("put", "", "queue", "q", "", "{}"),
     "discard": ("discard", "", "queue", "there", ""),
-    "claim": ("claim", "", "other", "id", ""),
-    "unclaim": ("unclaim", "", "key", "id"),
+    "copy": ("copy", "", 1, "q", "{}"),
+    "renew": ("renew", "", 1, "q", "{}"),
+    "claim": ("claim", "", "other", "id", 10**6, 10**6, "", ""),
+    "judged": ("judged", "", "key", "id 1", ""),
     "permitted": ("permitted", "", "default", "token", 1, 10**6, "id"),
     "unpermit": ("unpermit", "", "default", "id"),
     "await": ("await", "", 10, "ran"),
@@ -173,7 +175,7 @@ def test_a_server_that_takes_no_writes_says_so_and_has_written_nothing(
     with closing(redis.open(server.url)) as store:
         store.enqueue_many([new(id="ran"), new(id="waits"), new(id="later", delay=0.01)])
         store.lease({"default": 1}, "node", LEASE_S)
-        store._run(ROOT, "claim", "key", "id", "")
+        store._run(ROOT, "claim", "key", "id", 10**6, 10**6, "", "")
         store._run(ROOT, "put", "queue", "there", "", b"{}")
         why = ill(server)
         before = contents(server)

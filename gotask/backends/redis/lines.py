@@ -29,6 +29,7 @@ AHEAD: Final = 1  #: commands sent before the answer to the one before them is r
 UNNAMED: Final[dict[str, Any]] = dict.fromkeys(
     ("driver_info",) if "driver_info" in signature(AbstractConnection).parameters else ("lib_name", "lib_version")
 )
+ASKING: Final = {"socket_timeout", "socket_connect_timeout", "retry", "protocol", *UNNAMED}  #: what Sentinels are asked with
 Info = dict[str, Any]
 Command = Sequence[Any]
 
@@ -84,7 +85,8 @@ def options_of(address: Address) -> dict[str, Any]:
         "retry": Retry(NoBackoff(), 0),  # whoever calls knows better whether to try again
         "max_connections": MADE_MOST,
         "protocol": 2,
-        **UNNAMED,
+        # over TLS it needs something to read before its look at a new connection, or takes tickets for an answer
+        **({} if "ssl" in address.login else UNNAMED),
         **address.login,
     }
 
@@ -204,9 +206,7 @@ def _client(address: Address) -> Redis:
     options = options_of(address)
     if address.kind == "sentinel":
         secure = {name: value for name, value in options.items() if name.startswith("ssl")}
-        asking = {
-            name: options[name] for name in ("socket_timeout", "socket_connect_timeout", "retry", "protocol", *UNNAMED)
-        } | address.sentinel_login
+        asking = {name: options[name] for name in options if name in ASKING} | address.sentinel_login
         sentinel = Sentinel(address.hosts, sentinel_kwargs=asking | secure)
         return cast(Redis, sentinel.master_for(address.service, **options))
     if "path" in options:
