@@ -66,18 +66,3 @@ if verb == 'drop' then
   end
   return done(answer)
 end
-
--- await: seconds, then ids of jobs whose end somebody waits for; one that has ended rings at once
-if verb == 'await' then
-  even_if_full()
-  local until_text = string.format('%d', now + tonumber(take()) * SECOND)
-  while at < #ARGV do
-    local id = take()
-    if FINISHED[call('HGET', JOB .. id, 'status')] then
-      rung[':job:' .. id] = true
-    else
-      enter(':waited', until_text, id)
-    end
-  end
-  return done(1)
-end

@@ -92,3 +92,19 @@ if verb == 'records' then
   end
   return answer
 end
+
+-- await: seconds, then ids of jobs whose end somebody waits for -> id, when it ended ... of those that have
+if verb == 'await' then
+  even_if_full()
+  local until_text, answer = string.format('%d', now + tonumber(take()) * SECOND), {}
+  while at < #ARGV do
+    local id = take()
+    enter(':waited', until_text, id)
+    local ended_at = call('HGET', JOB .. id, 'completed_at')
+    if ended_at then
+      answer[#answer + 1] = id
+      answer[#answer + 1] = ended_at
+    end
+  end
+  return done(answer)
+end

@@ -23,6 +23,7 @@ class RedisWatch:
         self._topics = list(topics)
         self._channels: dict[bytes, str] = {}
         self._jobs: dict[str, list[str]] = {}
+        self._ends: dict[bytes, bytes] = {}  # job -> when it ended, as far as that is known
         for topic in self._topics:
             job = topic.removeprefix(JOB)
             roots = server.shards.roots if job == topic else [server.shards.of(job)]
@@ -43,8 +44,8 @@ class RedisWatch:
             self._listen()
             return set(self._topics)
         while True:
-            self._note()
-            heard = self._hear(max(0.0, min(deadline - monotonic(), SLICE_S)))
+            missed = self._note()
+            heard = missed | self._hear(0.0 if missed else max(0.0, min(deadline - monotonic(), SLICE_S)))
             if heard or self._server.closed or monotonic() >= deadline:
                 return heard
 
@@ -60,7 +61,7 @@ class RedisWatch:
             self._asked = False
             self._noted_at = float("-inf")
             try:
-                self._note()
+                self._note()  # what has ended by now, who begins to listen sees for himself
             except BaseException:
                 self.close()
                 raise
@@ -97,9 +98,17 @@ class RedisWatch:
             self._asked = True
         return True
 
-    def _note(self) -> None:
-        """Tell Redis whose ends somebody waits for; an end that nobody waits for costs nothing."""
+    def _note(self) -> set[str]:
+        """Tell Redis whose ends somebody waits for, since one that nobody waits for costs nothing.
+
+        The answer is the topics of jobs that have ended since this was last done, as a note may have been lost.
+        """
+        topics = set[str]()
         if self._jobs and monotonic() - self._noted_at > AWAITED_S / 2:
             for root, ids in self._jobs.items():
-                self._server.run(root, "await", "", int(AWAITED_S), *ids)
+                flat = self._server.run(root, "await", "", int(AWAITED_S), *ids)
+                ends = dict(zip(flat[::2], flat[1::2], strict=True))
+                topics |= {f"{JOB}{id.decode()}" for id, ended_at in ends.items() if self._ends.get(id) != ended_at}
+                self._ends |= ends
             self._noted_at = monotonic()
+        return topics
