@@ -134,9 +134,13 @@ class Batch(Struct, forbid_unknown_fields=True):
 
 
 class BatchItem(Struct, omit_defaults=True):
-    """What became of one job of a batch. `status` and `error` are those the job alone would have been answered with."""
+    """What became of one job of a batch. `status` and `error` are those the job alone would have been answered with.
 
-    outcome: Literal["created", "duplicate", "conflict", "invalid"]
+    One that is `unavailable` was not accepted when the store failed: send it again. Only one whose
+    sender gave it an id is certain not to be made twice.
+    """
+
+    outcome: Literal["created", "duplicate", "conflict", "invalid", "unavailable"]
     id: str | None = None
     status: State | None = None
     code: int | None = None  # HTTP status of a refusal

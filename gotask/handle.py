@@ -10,7 +10,7 @@ from msgspec import Raw
 
 from gotask import clock, sentences
 from gotask.draft import Within
-from gotask.errors import Conflict, GotaskError, InvalidInput, JobFailed, NotFound, ResultTimeout
+from gotask.errors import BackendDown, Conflict, GotaskError, InvalidInput, JobFailed, NotFound, ResultTimeout
 from gotask.model import Attempt, Job, NewJob, QueueStats
 from gotask.states import FINISHED, State
 
@@ -247,7 +247,8 @@ def _sent(door: Door, jobs: list[NewJob], read: Callable[[bytes], T]) -> list[Jo
     items = door.service.create_jobs(Batch([Raw(msgspec.json.encode(job)) for job in jobs])).items if jobs else []
     for index, item in enumerate(items):
         if item.id is None or item.error is not None:
-            raise (Conflict if item.outcome == "conflict" else InvalidInput)(f"Job {index} of its batch: {item.error}")
+            kind = {"conflict": Conflict, "unavailable": BackendDown}.get(item.outcome, InvalidInput)
+            raise kind(f"Job {index} of its batch: {item.error}")
     return [JobHandle(door, item.id, None, read) for item in items if item.id is not None]
 
 

@@ -1,6 +1,7 @@
 """The operations of GoTask, each once. They know a Backend and nothing of HTTP; gotask.calls says how the API offers them."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Annotated, Final
 
 import msgspec
@@ -8,7 +9,8 @@ from msgspec import Meta
 from msgspec.structs import replace
 
 from gotask import __version__, clock, draft
-from gotask.backends import Backend, joined
+from gotask.backends import Backend, ids, joined
+from gotask.backends.fields import same_body
 from gotask.calls import (
     Batch,
     BatchAnswer,
@@ -23,7 +25,7 @@ from gotask.calls import (
     decode,
 )
 from gotask.draft import Within
-from gotask.errors import Conflict, GotaskError, NotFound
+from gotask.errors import BackendDown, Conflict, GotaskError, NotFound
 from gotask.model import Attempt, Enqueued, Filter, Job, NewJob, Queue, Worker
 from gotask.queues import DEFAULT_QUEUE, Queues
 from gotask.states import FINISHED, RULES, Event, State, possible
@@ -64,13 +66,22 @@ class Service(Queues):
                 good.append((place, admitted(decode(NewJob, bytes(raw)))))
             except GotaskError as error:
                 items[place] = BatchItem("invalid", code=error.http, error=str(error))
-        for start in range(0, len(good), CHUNK):
-            chunk = good[start : start + CHUNK]
-            for (place, _), answer in zip(chunk, self.enqueue([job for _, job in chunk]), strict=True):
-                items[place] = _item(answer)
+        for (place, _), answer in zip(good, self._in_chunks([job for _, job in good]), strict=True):
+            items[place] = _item(answer)
         told = [item for item in items if item is not None]
         created, duplicates = (sum(item.outcome == word for item in told) for word in ("created", "duplicate"))
         return BatchAnswer(told, created, duplicates, len(told) - created - duplicates)
+
+    def _in_chunks(self, jobs: Sequence[NewJob]) -> list[Enqueued | BackendDown]:
+        """The answers for a large batch, unless none of it was accepted. After a failure the store is not asked for more."""
+        answers: list[Enqueued | BackendDown] = []
+        failures: list[BackendDown] = []
+        while len(answers) < len(jobs) and not failures:
+            answers += self.enqueue_each(jobs[len(answers) : len(answers) + CHUNK])
+            failures = [answer for answer in answers if isinstance(answer, BackendDown)]
+        if failures and len(failures) == len(answers):
+            raise failures[0]
+        return answers + failures[:1] * (len(jobs) - len(answers))
 
     def enqueue(self, jobs: Sequence[NewJob], within: Within | None = None) -> list[Enqueued]:
         """Enqueue jobs that `checked` or `admitted` has seen, in one batch; with `within`, in that transaction."""
@@ -78,6 +89,22 @@ class Service(Queues):
             return self.backend.enqueue_many(jobs)
         answers: list[Enqueued] = joined(self.backend, within.connection).enqueue_many(jobs, notify=within.notify)
         return answers
+
+    def enqueue_each(self, jobs: Sequence[NewJob]) -> list[Enqueued | BackendDown]:
+        """The same, when the store may accept some and fail at others: those it has not accepted are answered by the error."""
+        made = iter(ids.make(sum(not job.id for job in jobs)))
+        named = [job if job.id else replace(job, id=next(made)) for job in jobs]
+        try:
+            return list(self.enqueue(named))
+        except BackendDown as error:
+            there: Sequence[Job | None] = [None] * len(named)
+            if error.refused and len(named) > 1:  # else nobody answers, or there is nothing to tell apart
+                with suppress(BackendDown):
+                    there = self.backend.get_many([job.id for job in named])
+            return [
+                error if found is None else _stands(asked, new, found)
+                for asked, new, found in zip(jobs, named, there, strict=True)
+            ]
 
     @call("GET", "/api/v1/jobs", "read")
     def list_jobs(self, filter: Filter) -> JobList:
@@ -224,7 +251,16 @@ def told(job: Job) -> Job:
     return replace(job, attempts=attempts)
 
 
-def _item(answer: Enqueued) -> BatchItem:
+def _stands(asked: NewJob, new: NewJob, job: Job) -> Enqueued:
+    """The answer for a job that is there after an enqueue failed. One that came with an id may have been there before."""
+    if not asked.id:
+        return Enqueued("created", job)
+    return Enqueued("duplicate" if same_body(new, job) else "conflict", job)
+
+
+def _item(answer: Enqueued | BackendDown) -> BatchItem:
+    if isinstance(answer, BackendDown):
+        return BatchItem("unavailable", code=answer.http, error=str(answer))
     try:
         job = accepted(answer)
     except Conflict as error:

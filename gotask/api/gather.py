@@ -16,9 +16,12 @@ BACKLOG: Final = 20_000  #: items that may wait; beyond it the store is hopeless
 
 
 class Gather(Generic[T, R]):
-    """Many callers, one call of `many` at a time, on a thread of its own so that nothing slow stands before it."""
+    """Many callers, one call of `many` at a time, on a thread of its own so that nothing slow stands before it.
 
-    def __init__(self, many: Callable[[Sequence[T]], list[R]]) -> None:
+    An exception among the answers of `many` is raised for the caller whose item it answers.
+    """
+
+    def __init__(self, many: Callable[[Sequence[T]], Sequence[R | Exception]]) -> None:
         self._many = many
         self._waiting: deque[tuple[T, asyncio.Future[R]]] = deque()
         self._busy: asyncio.Task[None] | None = None
@@ -50,7 +53,11 @@ class Gather(Generic[T, R]):
                             answer.set_exception(error)
                     continue
                 for (_, answer), result in zip(batch, answers, strict=True):
-                    if not answer.done():  # its client may have gone
+                    if answer.done():  # its client may have gone
+                        continue
+                    if isinstance(result, Exception):
+                        answer.set_exception(result)
+                    else:
                         answer.set_result(result)
         finally:
             self._busy = None

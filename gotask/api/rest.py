@@ -46,7 +46,7 @@ class Edge:
         self.service = service
         self.gate = gate
         self.longpoll = LongPoll(service.backend)
-        self._creates: Gather[NewJob, Enqueued] = Gather(service.enqueue)
+        self._creates: Gather[NewJob, Enqueued] = Gather(service.enqueue_each)
         self._looks: Gather[str, Job | None] = Gather(lambda ids: service.backend.get_many(ids))
         self._pool = ThreadPoolExecutor(THREADS, "call")
         self._probe = ThreadPoolExecutor(1, "ready")
