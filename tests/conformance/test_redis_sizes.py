@@ -56,6 +56,12 @@ def test_a_lease_of_large_jobs_comes_in_many_calls(server: Redis, store: redis.R
     assert store.counts() == {("default", State.RUNNING): 20, ("small", State.RUNNING): 300}
 
 
+def test_an_old_job_has_its_turn_among_large_ones(store: redis.Redis) -> None:
+    store.enqueue_many([new(id="old", priority=0)])
+    store.enqueue_many([new(priority=9, payload=LARGE) for _ in range(30)])
+    assert "old" in [job.id for job in store.lease({"default": 28}, "node-1", LEASE_S)]
+
+
 def test_one_call_leases_so_many_of_all_queues_together(server: Redis, store: redis.Redis) -> None:
     for queue in "abc":
         store.enqueue_many([new(queue=queue) for _ in range(200)])

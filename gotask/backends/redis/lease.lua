@@ -113,13 +113,13 @@ if verb == 'lease' or verb == 'permit' then
     return jobs
   end
 
-  -- As many of the jobs as there is room for, and what room is left: they take their bytes of it, the last may take more.
+  -- For how many of the jobs there is room, and what is left of it: they take their bytes, the last may take more.
   local function fitting(jobs, room)
     for n, job in ipairs(jobs) do
-      if room <= 0 then return {unpack(jobs, 1, n - 1)}, room end
+      if room <= 0 then return n - 1, room end
       room = room - number(job.bulk)
     end
-    return jobs, room
+    return #jobs, room
   end
 
   -- The bodies of jobs by seq, read in one step if they were accepted in a row.
@@ -147,8 +147,12 @@ if verb == 'lease' or verb == 'permit' then
     local permitted = not limited and lane.limit
     local jobs, first = {}, false
     if want > 0 then jobs, first = pick(queue, want, lane.leased) end
-    local picked = #jobs
-    jobs, room = fitting(jobs, room)
+    local picked, fit = #jobs
+    fit, room = fitting(jobs, room)
+    if fit < picked then
+      jobs = fit > 0 and pick(queue, fit, lane.leased) or {} -- so that the turns of old jobs are those of so many
+      first = false
+    end
     if first and jobs[1] then call('ZREMRANGEBYRANK', root .. ':ready:' .. queue, 0, #jobs - 1) end
     if #jobs > 0 and not lease then
       lease = string.format('%d', math.max(number(call('GET', root .. ':lease')) + 1, now))
