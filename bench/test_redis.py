@@ -4,8 +4,10 @@ import resource
 import time
 from collections import Counter
 from collections.abc import Callable
+from statistics import median
 from uuid import uuid4
 
+from bench.bare_redis import BareRedis
 from bench.fleet import IdleNode, live
 from bench.node import PAYLOAD, fill
 from gotask import backends
@@ -54,12 +56,43 @@ def test_enqueue(benchmark, figure, servers: Servers) -> None:
             backend.enqueue_many([new])
         return 2000 / (time.perf_counter() - begun)
 
+    bare = BareRedis(servers.redis)
+    payload = bytes(PAYLOAD)
+    ways = (in_batches, one_by_one, lambda: bare.fill(payload, 10_000), lambda: bare.one_by_one(payload, 2000))
     one_by_one()
-    # When it hands them in
-    rates = benchmark.pedantic(lambda: (median_of(7, in_batches), median_of(7, one_by_one)), rounds=1)
+    # When it hands them in, in turn with the least that anybody must do
+    rounds = benchmark.pedantic(lambda: [[way() for way in ways] for _ in range(9)], rounds=1)
     # Then that many a second are accepted
-    figure("enqueue to the storage in batches, redis", rates[0], "jobs/s", ">= 100,000")
-    figure("enqueue to the storage one by one, redis", rates[1], "jobs/s", ">= 8,000")
+    batches, singles, bare_batches, bare_singles = (median(rates) for rates in zip(*rounds, strict=True))
+    figure("enqueue to the storage in batches, redis", batches, "jobs/s", ">= 100,000")
+    figure("enqueue to the storage one by one, redis", singles, "jobs/s", ">= 8,000")
+    figure("bare: three writes per job in pipelines, redis", bare_batches, "jobs/s", "")
+    figure("bare: three writes per job one by one, redis", bare_singles, "jobs/s", "")
+    figure("enqueue one by one to that, redis", 100 * singles / bare_singles, "%", "")
+    bare.close()
+    backend.close()
+
+
+def test_lease_and_settle(benchmark, figure, servers: Servers) -> None:
+    # Given one client that leases and ends jobs, and the least that anybody must do
+    backend = backends.open(f"{servers.redis.url}?prefix=bench-{uuid4().hex[:8]}")
+    bare = BareRedis(servers.redis)
+
+    def ours() -> float:
+        fill(backend, 10_000)
+        begun = time.perf_counter()
+        lease_and_settle(backend, 10_000)
+        return 10_000 / (time.perf_counter() - begun)
+
+    def least() -> float:
+        bare.fill(bytes(PAYLOAD), 10_000)
+        return bare.drain(BATCH)
+
+    rounds = benchmark.pedantic(lambda: [(ours(), least()) for _ in range(9)], rounds=1)
+    rate, limit = (median(rates) for rates in zip(*rounds, strict=True))
+    figure("lease and settle by one client, redis", rate, "jobs/s", "")
+    figure("bare: the same in pipelines of plain commands, redis", limit, "jobs/s", "")
+    bare.close()
     backend.close()
 
 
