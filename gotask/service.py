@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from gotask import __version__, clock, draft
 from gotask.backends import Backend, ids, joined
-from gotask.backends.fields import same_body
+from gotask.backends.fields import stands
 from gotask.calls import (
     Batch,
     BatchAnswer,
@@ -255,7 +255,7 @@ def _stands(asked: NewJob, new: NewJob, job: Job) -> Enqueued:
     """The answer for a job that is there after an enqueue failed. One that came with an id may have been there before."""
     if not asked.id:
         return Enqueued("created", job)
-    return Enqueued("duplicate" if same_body(new, job) else "conflict", job)
+    return stands(new, job)
 
 
 def _item(answer: Enqueued | BackendDown) -> BatchItem:

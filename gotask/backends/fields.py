@@ -12,7 +12,7 @@ from typing import Any, Final, get_args, get_type_hints
 from msgspec.structs import fields
 
 from gotask.errors import InvalidInput
-from gotask.model import ERROR_MAX, Filter, Job, JobBody, NewJob, Rules
+from gotask.model import ERROR_MAX, Enqueued, Filter, Job, JobBody, NewJob, Rules
 from gotask.payload import check_text, is_text
 from gotask.states import Event, State
 
@@ -70,6 +70,11 @@ def same_body(new: NewJob, job: Job) -> bool:
         for name in BODY
         if name != "id"
     )
+
+
+def stands(new: NewJob, job: Job) -> Enqueued:
+    """The answer to an enqueue whose id a job has already."""
+    return Enqueued("duplicate" if same_body(new, job) else "conflict", job)
 
 
 def check_by_hand(event: Event) -> None:

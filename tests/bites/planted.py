@@ -240,9 +240,9 @@ BITES = [
     ),
     Bite(
         "the same id with another body is taken for a duplicate",
-        "gotask/backends/sqlite/intake.py",
-        'if same_body(new, old) else "conflict"',
-        'if same_body(new, old) else "duplicate"',
+        "gotask/backends/fields.py",
+        'if same_body(new, job) else "conflict"',
+        'if same_body(new, job) else "duplicate"',
         "tests/conformance/test_enqueue.py",
     ),
     Bite(

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Final
 
 from gotask.backends import ids
-from gotask.backends.fields import born, same_body
+from gotask.backends.fields import born, stands
 from gotask.backends.postgres import rows
 from gotask.backends.postgres.server import Rows
 from gotask.errors import BackendDown
@@ -60,7 +60,7 @@ class Intake:
         new = self._jobs[at]
         known = self._stand.get(self._names[at])
         if known is not None:
-            self._answers[at] = Enqueued("duplicate" if same_body(new, known) else "conflict", known)
+            self._answers[at] = stands(new, known)
         elif new.unique_key is not None and new.unique_key in self._holders:
             self._answers[at] = Enqueued("duplicate", self._holders[new.unique_key])
         return self._answers[at] is not None

@@ -1,13 +1,18 @@
 """The Redis storage: one Lua script makes every change, in one atomic step.
 
-address.py  from a URL to servers and options     redis.lua   the keys, and what all verbs of the script share
-lines.py, cluster.py      connections             *.lua       its verbs
-server.py, sentences.py   calls of the script, and errors; outage.py: of one shard
-                                                  script.py   the tables of gotask.states as Lua
-rows.py     Structs and flat lists                shards.py   which keys a job lies under
-watch.py    the doorbell                          claims.py, permits.py   what several shards decide at one
-records.py  queues and workers             pieces.py   batches in calls
-pages.py    lists                                 facts.py    what servers say of themselves, for doctor
+address.py               from a URL to servers and options
+lines.py, cluster.py     connections
+server.py, sentences.py  calls of the script, and errors
+outage.py                an error of one shard of several
+rows.py, pieces.py       Structs and flat lists, batches in calls
+watch.py                 the doorbell
+pages.py                 lists
+records.py               queues and workers
+shards.py                which keys a job lies under
+claims.py, permits.py    what several shards decide at one
+facts.py                 what servers say of themselves, for doctor
+script.py                the tables of gotask.states as Lua
+redis.lua, *.lua         the keys, what all verbs share, and the verbs
 """
 
 from collections import Counter

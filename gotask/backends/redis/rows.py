@@ -12,7 +12,7 @@ from typing import Any, Final, get_origin
 import msgspec
 from msgspec import Raw
 
-from gotask.backends.fields import BODY, KINDS, NAMES, born, compiled, cut, same_body
+from gotask.backends.fields import BODY, KINDS, NAMES, born, compiled, cut, stands
 from gotask.backends.redis.script import MICROSECONDS
 from gotask.clock import from_epoch, to_epoch
 from gotask.model import Attempt, Beat, Enqueued, Job, NewJob, Settlement, Tick
@@ -138,7 +138,7 @@ def read_enqueued(answer: Flat, ids: Sequence[str], jobs: Sequence[NewJob]) -> S
 
 
 def _stands(job: Job, id: str, new: NewJob) -> Enqueued:
-    return Enqueued("duplicate" if job.id != id or same_body(new, job) else "conflict", job)
+    return stands(new, job) if job.id == id else Enqueued("duplicate", job)
 
 
 def _created(new: NewJob, id: str, now: float) -> Job:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import apsw
 
 from gotask.backends import ids
-from gotask.backends.fields import born, same_body
+from gotask.backends.fields import born, stands
 from gotask.backends.sqlite import sql
 from gotask.backends.sqlite.link import Txn
 from gotask.backends.sqlite.schema import new_cold_row, new_hot_row, reader
@@ -29,7 +29,7 @@ def accept(txn: Txn, jobs: Sequence[NewJob]) -> list[Enqueued]:
     for new in jobs:
         old = stand.get(new.id) if new.id else None
         if old is not None:
-            answers.append(Enqueued("duplicate" if same_body(new, old) else "conflict", old))
+            answers.append(stands(new, old))
             continue
         holder = _holder(txn, new.unique_key, holders) if new.unique_key is not None else None
         if holder is not None:
